@@ -1,0 +1,1 @@
+//! Models, objectives, data and training.
