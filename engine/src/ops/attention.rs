@@ -1,0 +1,222 @@
+//! Multi-head scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2), never holding the
+//! T x T weights of more than a few queries.
+
+use crate::cpu::attention::{Attention as Kernel, Heads, HeadsMut};
+use crate::device::Device;
+use crate::dispatch_float;
+use crate::dtype::{DType, Float};
+use crate::error::{Error, Result};
+use crate::philox::Stream;
+use crate::tape::record;
+use crate::tensor::Tensor;
+
+/// Options of an attention call.
+#[derive(Clone, Debug, Default)]
+pub struct Attention {
+    /// Query i of Tq sees keys 0 ..= Tk - Tq + i only.
+    pub causal: bool,
+    /// Factor on the scores; `None` is 1/sqrt(head size).
+    pub scale: Option<f32>,
+    /// Dropout on the attention weights: probability and stream.
+    pub dropout: Option<(f32, Stream)>,
+    /// (B, Tk) i32; 0 hides a key (padding) from every query. A query that sees no key gets 0.
+    pub key_mask: Option<Tensor>,
+}
+
+/// softmax(scale q k^T) v for each head. Saves q, k, v, the output and its log-sum-exp (B, NH, Tq) for backward.
+///
+/// # Shapes
+/// q (B, Tq, NH, HS), k and v (B, Tk, NH, HS), out (B, Tq, NH, HS).
+///
+/// # Errors
+/// [`Error::Shape`] when sizes differ, or with `causal` when Tk < Tq; [`Error::DType`] when dtypes differ;
+/// [`Error::Value`] for a drop probability outside [0, 1).
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Result<Tensor> {
+    const OP: &str = "attention";
+    let ([batch, queries, heads, head_size], [kb, keys, kh, ks]) = (dims4(q, "q")?, dims4(k, "k")?);
+    if [kb, kh, ks] != [batch, heads, head_size] || v.shape() != k.shape() {
+        let message = format!(
+            "q {:?}, k {:?}, v {:?}; expected q (B, Tq, NH, HS) and k, v (B, Tk, NH, HS)",
+            q.shape(),
+            k.shape(),
+            v.shape()
+        );
+        return Err(Error::shape(OP, message));
+    }
+    super::same_dtype(OP, "k", q, k)?;
+    super::same_dtype(OP, "v", q, v)?;
+    let sizes = Sizes { batch, heads, queries, keys, head_size };
+    let mask = check(&sizes, options)?;
+    let (q, k, v) = (with_contiguous_heads(q), with_contiguous_heads(k), with_contiguous_heads(v));
+    let mut out = Tensor::empty(q.shape(), q.dtype(), q.device());
+    let mut lse = vec![0.0f32; batch * heads * queries];
+    let options = options.clone();
+    dispatch_float!(q.dtype(), OP, "q", |E| {
+        let kernel = sizes.kernel(&options, mask.as_deref());
+        match q.device() {
+            Device::Cpu => kernel.forward(
+                out.slice_mut::<E>()?,
+                &mut lse,
+                heads_of(&q)?,
+                heads_of::<E>(&k)?,
+                heads_of(&v)?,
+            ),
+        }
+        Ok(())
+    })?;
+    let ids = [q.grad_id(), k.grad_id(), v.grad_id()];
+    let (sq, sk, sv, sout) = (q.detach(), k.detach(), v.detach(), out.clone());
+    Ok(record(OP, &[&q, &k, &v], out, move |dout, grads| {
+        let like = |x: &Tensor| Tensor::empty(x.shape(), x.dtype(), x.device());
+        let (mut dq, mut dk, mut dv) = (like(&sq), like(&sk), like(&sv));
+        dispatch_float!(sq.dtype(), OP, "q", |E| {
+            let kernel = sizes.kernel(&options, mask.as_deref());
+            let row = heads * head_size;
+            match sq.device() {
+                Device::Cpu => kernel.backward(
+                    &HeadsMut::new(dq.slice_mut::<E>()?, 0, queries * row, row),
+                    &HeadsMut::new(dk.slice_mut::<E>()?, 0, keys * row, row),
+                    &HeadsMut::new(dv.slice_mut::<E>()?, 0, keys * row, row),
+                    dout.slice::<E>()?,
+                    sout.slice::<E>()?,
+                    &lse,
+                    heads_of(&sq)?,
+                    heads_of(&sk)?,
+                    heads_of(&sv)?,
+                    false,
+                ),
+            }
+            Ok(())
+        })?;
+        for (id, grad) in ids.into_iter().zip([dq, dk, dv]) {
+            grads.add(id, grad)?;
+        }
+        Ok(())
+    }))
+}
+
+/// Self-attention on a packed projection: columns [0, C) of qkv are q, [C, 2C) k, [2C, 3C) v, heads side by side.
+///
+/// # Shapes
+/// qkv (B, T, 3C) with C = heads * HS, out (B, T, C).
+///
+/// # Errors
+/// As [`attention`], and [`Error::Shape`] when the last size of qkv is not 3 * heads * HS.
+pub fn attention_packed(qkv: &Tensor, heads: usize, options: &Attention) -> Result<Tensor> {
+    const OP: &str = "attention_packed";
+    let (batch, time, packed) = qkv.dims3(OP, "qkv")?;
+    if heads == 0 || packed % (3 * heads) != 0 {
+        let message = format!("qkv {:?} does not hold q, k and v of {heads} heads", qkv.shape());
+        return Err(Error::shape(OP, message));
+    }
+    let (cols, head_size) = (packed / 3, packed / (3 * heads));
+    let sizes = Sizes { batch, heads, queries: time, keys: time, head_size };
+    let mask = check(&sizes, options)?;
+    let qkv = qkv.to_contiguous();
+    let mut out = Tensor::empty(&[batch, time, cols], qkv.dtype(), qkv.device());
+    let mut lse = vec![0.0f32; batch * heads * time];
+    let options = options.clone();
+    fn parts<E: Float>(data: &[E], time: usize, cols: usize) -> [Heads<'_, E>; 3] {
+        let part =
+            |i: usize| Heads { data: &data[i * cols..], batch_stride: time * 3 * cols, row_stride: 3 * cols };
+        [part(0), part(1), part(2)]
+    }
+    if qkv.numel() == 0 {
+        return Ok(record(OP, &[&qkv], out, |_, _| Ok(())));
+    }
+    dispatch_float!(qkv.dtype(), OP, "qkv", |E| {
+        let [q, k, v] = parts(qkv.slice::<E>()?, time, cols);
+        match qkv.device() {
+            Device::Cpu => {
+                sizes.kernel(&options, mask.as_deref()).forward(out.slice_mut::<E>()?, &mut lse, q, k, v);
+            }
+        }
+        Ok(())
+    })?;
+    let (id, saved, saved_out) = (qkv.grad_id(), qkv.detach(), out.clone());
+    Ok(record(OP, &[&qkv], out, move |dout, grads| {
+        grads.write(id, |dqkv, accumulate| {
+            dispatch_float!(saved.dtype(), OP, "qkv", |E| {
+                let [q, k, v] = parts(saved.slice::<E>()?, time, cols);
+                let dqkv = dqkv.slice_mut::<E>()?;
+                let [dq, dk, dv] =
+                    [0, 1, 2].map(|i| HeadsMut::new(dqkv, i * cols, time * 3 * cols, 3 * cols));
+                let (dout, out) = (dout.slice::<E>()?, saved_out.slice::<E>()?);
+                match saved.device() {
+                    Device::Cpu => sizes
+                        .kernel(&options, mask.as_deref())
+                        .backward(&dq, &dk, &dv, dout, out, &lse, q, k, v, accumulate),
+                }
+                Ok(())
+            })
+        })
+    }))
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    heads: usize,
+    queries: usize,
+    keys: usize,
+    head_size: usize,
+}
+
+impl Sizes {
+    fn kernel<'a>(&self, options: &Attention, key_mask: Option<&'a [i32]>) -> Kernel<'a> {
+        Kernel {
+            batch: self.batch,
+            heads: self.heads,
+            queries: self.queries,
+            keys: self.keys,
+            head_size: self.head_size,
+            causal: options.causal,
+            scale: options.scale.unwrap_or(1.0 / (self.head_size as f32).sqrt()),
+            dropout: options.dropout.filter(|(drop_prob, _)| *drop_prob > 0.0),
+            key_mask,
+        }
+    }
+}
+
+fn dims4(x: &Tensor, what: &str) -> Result<[usize; 4]> {
+    <[usize; 4]>::try_from(x.shape()).map_err(|_| {
+        Error::shape(
+            "attention",
+            format!("{what} must have 4 dimensions (B, T, NH, HS), got {:?}", x.shape()),
+        )
+    })
+}
+
+/// Validates the options; returns the key mask's values.
+fn check(sizes: &Sizes, options: &Attention) -> Result<Option<Vec<i32>>> {
+    const OP: &str = "attention";
+    if options.causal && sizes.keys < sizes.queries {
+        let message =
+            format!("causal needs at least as many keys as queries, got {} < {}", sizes.keys, sizes.queries);
+        return Err(Error::shape(OP, message));
+    }
+    if let Some((drop_prob, _)) = options.dropout {
+        super::dropout::check_drop_prob(OP, drop_prob)?;
+    }
+    let Some(mask) = &options.key_mask else { return Ok(None) };
+    if mask.shape() != [sizes.batch, sizes.keys] {
+        let message = format!("key_mask is {:?}, expected [{}, {}]", mask.shape(), sizes.batch, sizes.keys);
+        return Err(Error::shape(OP, message));
+    }
+    if mask.dtype() != DType::I32 {
+        return Err(Error::DType { op: OP, what: "key_mask", expected: "i32", got: mask.dtype() });
+    }
+    Ok(Some(mask.to_contiguous().slice::<i32>()?.to_vec()))
+}
+
+/// The kernel takes any batch and row strides, but each row's heads side by side.
+fn with_contiguous_heads(x: &Tensor) -> Tensor {
+    match x.strides() {
+        [_, _, head, 1] if *head == x.shape()[3] => x.clone(),
+        _ => x.to_contiguous(),
+    }
+}
+
+fn heads_of<E: Float>(x: &Tensor) -> Result<Heads<'_, E>> {
+    Ok(Heads { data: x.strided::<E>()?, batch_stride: x.strides()[0], row_stride: x.strides()[1] })
+}
