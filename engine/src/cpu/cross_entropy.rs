@@ -1,27 +1,16 @@
-//! Softmax cross-entropy on the CPU: over given logits, and fused with the vocabulary matmul.
+//! Softmax cross-entropy over given logits, on the CPU.
 
 use rayon::prelude::*;
 
-use super::matmul::{Mat, Threads, gemm_f32};
 use super::softmax::exp_row;
 use crate::dtype::Float;
 use crate::simd;
-use crate::storage::Storage;
-
-/// Rows of logits in memory at once in [`linear_forward_backward`].
-pub const CHUNK: usize = 256;
 
 simd! {
     fn backward_row<E: Float>(row: &mut [E], lse: f32, scale: f32) {
         for x in row {
             *x = E::from_f32(super::simd::exp(x.to_f32() - lse) * scale);
         }
-    }
-}
-
-simd! {
-    fn scale_row(row: &mut [f32], factor: f32) {
-        row.iter_mut().for_each(|x| *x *= factor);
     }
 }
 
@@ -68,83 +57,4 @@ pub fn backward_in_place<E: Float>(
         backward_row(row, lse, scale);
         row[target as usize] = E::from_f32((correct - 1.0) * scale);
     });
-}
-
-/// Where [`linear_forward_backward`] puts gradients.
-pub struct LinearGrads<'a> {
-    /// (N, C), overwritten.
-    pub dinp: &'a mut [f32],
-    /// (V, C), overwritten.
-    pub dweight: &'a mut [f32],
-}
-
-/// logits = inp (N, C) weight^T (V, C), [`CHUNK`] rows at a time; returns the summed loss of the counted rows.
-///
-/// With `grads`, each chunk's logits are turned into their gradient while they are still in cache and multiplied on:
-/// three matmuls in all, and never more than CHUNK rows of logits in memory. Gradients are those of `scale` times the
-/// summed loss.
-pub fn linear_forward_backward(
-    inp: &[f32],
-    weight: &[f32],
-    targets: &[i32],
-    cols: usize,
-    ignore_index: i32,
-    scale: f32,
-    mut grads: Option<LinearGrads>,
-) -> f64 {
-    let (rows, vocab) = (targets.len(), weight.len() / cols);
-    let mut logits = Storage::new(CHUNK.min(rows) * vocab * size_of::<f32>());
-    let logits: &mut [f32] = bytemuck::cast_slice_mut(logits.as_bytes_mut());
-    let mut loss = 0.0;
-    for first in (0..rows).step_by(CHUNK) {
-        let count = CHUNK.min(rows - first);
-        let logits = &mut logits[..count * vocab];
-        let inp = Mat::rows(&inp[first * cols..(first + count) * cols], cols);
-        gemm_f32(
-            logits,
-            vocab,
-            inp,
-            Mat::rows(weight, cols).t(),
-            count,
-            vocab,
-            cols,
-            1.0,
-            false,
-            Threads::All,
-        );
-        let losses: Vec<f64> = logits
-            .par_chunks_exact_mut(vocab)
-            .zip(&targets[first..first + count])
-            .map(|(row, &target)| {
-                if target == ignore_index {
-                    row.fill(0.0);
-                    return 0.0;
-                }
-                let correct = row[target as usize];
-                let (max, sum) = exp_row(row);
-                scale_row(row, scale / sum);
-                row[target as usize] -= scale;
-                (max + sum.ln() - correct) as f64
-            })
-            .collect();
-        loss += losses.iter().sum::<f64>();
-        if let Some(grads) = &mut grads {
-            let dlogits = Mat::rows(logits, vocab);
-            let dinp = &mut grads.dinp[first * cols..(first + count) * cols];
-            gemm_f32(
-                dinp,
-                cols,
-                dlogits,
-                Mat::rows(weight, cols),
-                count,
-                cols,
-                vocab,
-                1.0,
-                false,
-                Threads::All,
-            );
-            gemm_f32(grads.dweight, cols, dlogits.t(), inp, vocab, cols, count, 1.0, first > 0, Threads::All);
-        }
-    }
-    loss
 }

@@ -1,4 +1,4 @@
-//! Matrix products on the CPU: the `gemm` crate in f32; half-precision operands are widened first.
+//! Matrix products on the CPU: checks, then [`super::gemm`]; half-precision operands are widened to f32 first.
 
 use crate::dtype::{DType, Float};
 
@@ -64,35 +64,10 @@ pub fn gemm_f32(
     }
     // Below this many multiply-adds, waking the other threads costs more than they save.
     let threads = if m * n * k < 64 * 64 * 64 { Threads::One } else { threads };
-    let parallelism = match threads {
-        Threads::All => gemm::Parallelism::Rayon(0),
-        Threads::One => gemm::Parallelism::None,
-    };
-    // SAFETY: the assertion above keeps every index the strides reach inside the three slices, and `out`, borrowed
-    // mutably, overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            out_stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            alpha,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    if m == 1 {
+        return super::gemv::gemv(&mut out[..n], a, b, n, k, alpha, accumulate, threads);
     }
+    super::gemm::gemm(out, out_stride, a, b, m, n, k, alpha, accumulate, threads);
 }
 
 /// As [`gemm_f32`] for any storage: operands widened to f32, f32 accumulation, one rounding at the end.

@@ -12,6 +12,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gelu;
 pub mod layernorm;
+pub mod linear_cross_entropy;
 pub mod matmul;
 pub mod norm;
 pub mod reduce;
