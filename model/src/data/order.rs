@@ -73,3 +73,69 @@ fn mix(state: u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(seed: u64, epoch: u64, num_blocks: usize) -> Vec<usize> {
+        let order = Order { seed, shuffle: true, num_blocks };
+        (0..num_blocks).map(|position| order.block_at(epoch, position)).collect()
+    }
+
+    #[test]
+    fn mix_is_splitmix64() {
+        // The first output of SplitMix64 seeded with 0, from its reference implementation.
+        assert_eq!(mix(0), 0xE220_A839_7B1D_CDAF);
+    }
+
+    #[test]
+    fn the_order_is_the_documented_one() {
+        // Computed by a Python program written from the doc comment of `Order`.
+        assert_eq!(epoch(42, 0, 10), [4, 3, 8, 7, 5, 1, 0, 9, 6, 2]);
+        assert_eq!(epoch(42, 1, 10), [9, 3, 0, 4, 5, 1, 2, 6, 8, 7]);
+        assert_eq!(epoch(7, 3, 100_000)[..6], [11516, 4206, 51968, 51246, 88611, 98741]);
+    }
+
+    #[test]
+    fn every_block_is_seen_once_in_an_epoch() {
+        for num_blocks in [1, 2, 3, 7, 255, 256, 257, 1000, 65_537] {
+            for seed in [0, 1, u64::MAX] {
+                let mut seen = epoch(seed, 5, num_blocks);
+                seen.sort_unstable();
+                assert!(seen.into_iter().eq(0..num_blocks), "{num_blocks} blocks, seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn epochs_and_seeds_differ() {
+        assert_ne!(epoch(1, 0, 100), epoch(1, 1, 100));
+        assert_ne!(epoch(1, 0, 100), epoch(2, 0, 100));
+        // Seed and epoch are not simply added: (1, 1) is not (2, 0) or (0, 2).
+        assert_ne!(epoch(1, 1, 100), epoch(2, 0, 100));
+        assert_ne!(epoch(1, 1, 100), epoch(0, 2, 100));
+    }
+
+    #[test]
+    fn each_of_the_six_orders_of_three_blocks_is_as_likely() {
+        let mut counts = std::collections::HashMap::new();
+        for seed in 0..6000 {
+            *counts.entry(epoch(seed, 0, 3)).or_insert(0.0) += 1.0;
+        }
+        assert_eq!(counts.len(), 6);
+        // Chi squared with 5 degrees of freedom is above 20.5 once in a thousand times.
+        let chi_squared: f64 = counts.values().map(|count: &f64| (count - 1000.0).powi(2) / 1000.0).sum();
+        assert!(chi_squared < 20.5, "chi squared {chi_squared}: {counts:?}");
+    }
+
+    #[test]
+    fn rows_run_on_over_the_end_of_an_epoch() {
+        let plain = Order { seed: 9, shuffle: false, num_blocks: 5 };
+        let rows: Vec<usize> = (0..12).map(|row| plain.block_of_row(row)).collect();
+        assert_eq!(rows, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]);
+        let shuffled = Order { shuffle: true, ..plain };
+        let rows: Vec<usize> = (0..10).map(|row| shuffled.block_of_row(row)).collect();
+        assert_eq!(rows, [epoch(9, 0, 5), epoch(9, 1, 5)].concat());
+    }
+}

@@ -79,8 +79,16 @@ fn gpt2(merges: &str) -> Result<tokenizers::Tokenizer, TokenizerError> {
 /// The character that stands for each byte in a byte-level vocabulary, in GPT-2's order: the printable bytes as
 /// themselves, then the others as U+0100, U+0101, ... (Radford et al. 2019, `bytes_to_unicode`).
 fn byte_alphabet() -> Vec<char> {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    let printables = (0..=255u8).filter(printable).map(char::from);
-    let others = (0..=255u8).filter(|b| !printable(b)).count() as u32;
-    printables.chain((0..others).filter_map(|n| char::from_u32(256 + n))).collect()
+    let by_byte = byte_alphabet_by_byte();
+    let (others, printable): (Vec<char>, Vec<char>) = by_byte.iter().partition(|&&c| c >= '\u{100}');
+    [printable, others].concat()
+}
+
+/// [`byte_alphabet`], indexed by the byte.
+pub(super) fn byte_alphabet_by_byte() -> [char; 256] {
+    let mut others = '\u{100}'..;
+    std::array::from_fn(|byte| match byte as u8 {
+        printable @ (b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF) => char::from(printable),
+        _ => others.next().expect("bug in handloom-model: there are more than 68 characters"),
+    })
 }

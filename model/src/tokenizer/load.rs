@@ -85,7 +85,7 @@ fn from_json(text: &str) -> Result<tokenizers::Tokenizer, String> {
         .map_err(|e| format!("its {kind} model or its rules cannot be read: {e}"))
 }
 
-/// Builds BERT's tokenizer from a `vocab.txt`, one token a line. Uncased when no ordinary token has a capital letter.
+/// Builds BERT's tokenizer from a `vocab.txt`, one token a line. Uncased when no ordinary token has an ASCII capital.
 fn from_vocab(text: &str) -> Result<tokenizers::Tokenizer, String> {
     let mut vocab = tokenizers::models::wordpiece::WordPiece::read_bytes(text.as_bytes())
         .map_err(|e| format!("not a vocab.txt: {e}"))?;
@@ -99,7 +99,8 @@ fn from_vocab(text: &str) -> Result<tokenizers::Tokenizer, String> {
         }
     }
     let special = |token: &str| BERT_SPECIAL.contains(&token) || token.starts_with("[unused");
-    let uncased = !vocab.keys().any(|token| !special(token) && token.chars().any(char::is_uppercase));
+    let uncased =
+        !vocab.keys().any(|token| !special(token) && token.contains(|c: char| c.is_ascii_uppercase()));
     let present: Vec<&str> = BERT_SPECIAL.into_iter().filter(|t| vocab.contains_key(*t)).collect();
     let (cls, sep) = (vocab["[CLS]"], vocab["[SEP]"]);
     let model = WordPiece::builder()

@@ -3,6 +3,7 @@
 //! The algorithms are those of the `tokenizers` crate. Here are the embedded tokenizers, loading with errors that
 //! say what is wrong, encoding of long documents on all cores, and decoding of a stream.
 
+mod bytebpe;
 mod embedded;
 mod error;
 mod load;
@@ -22,7 +23,7 @@ pub use stream::DecodeStream;
 pub use train::{TokenizerKind, TrainOptions, train};
 
 /// Tokens that end a text, in the order in which [`Tokenizer::end_of_text`] looks for them.
-const END_OF_TEXT: [&str; 4] = ["<|endoftext|>", "</s>", "[SEP]", "<sep>"];
+const END_OF_TEXT: [&str; 4] = ["<|endoftext|>", "<eod>", "</s>", "[SEP]"];
 
 /// A tokenizer: text to ids, ids to text. Cheap to share by reference; all methods take `&self`.
 pub struct Tokenizer {
@@ -30,6 +31,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// Whether a text may be encoded in pieces cut before white space, with the same ids (`parallel`).
     splits_at_space: bool,
+    /// The short way to the ids, for GPT-2's kind.
+    byte_bpe: Option<bytebpe::ByteBpe>,
     fingerprint: OnceLock<String>,
 }
 
@@ -43,7 +46,8 @@ impl Tokenizer {
             .map_err(|source| TokenizerError::library("serialise")(source.into()))?;
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let splits_at_space = parallel::splits_at_space(&json);
-        Ok(Self { inner, vocab_size, splits_at_space, fingerprint: OnceLock::new() })
+        let byte_bpe = bytebpe::ByteBpe::of(&json);
+        Ok(Self { inner, vocab_size, splits_at_space, byte_bpe, fingerprint: OnceLock::new() })
     }
 
     /// The ids of `text` as the tokenizer wraps a text of its own, with its special tokens where it adds any
@@ -66,15 +70,25 @@ impl Tokenizer {
         text: &str,
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<u32>, TokenizerError> {
-        let pieces =
-            if self.splits_at_space { parallel::pieces(text, parallel::PIECE_BYTES) } else { vec![text] };
+        let pieces = if self.splits_at_space {
+            parallel::pieces(text, parallel::piece_bytes(text.len()))
+        } else {
+            vec![text]
+        };
         let encode = |piece: &&str| {
-            let encoding =
-                self.inner.encode_fast(*piece, false).map_err(TokenizerError::library("encode"))?;
+            let ids = self.encode_piece(piece)?;
             done(piece.len() as u64);
-            Ok(encoding.get_ids().to_vec())
+            Ok(ids)
         };
         Ok(pieces.par_iter().map(encode).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    fn encode_piece(&self, piece: &str) -> Result<Vec<u32>, TokenizerError> {
+        let short = self.byte_bpe.as_ref().and_then(|b| b.encode(self.inner.get_model(), piece));
+        short.unwrap_or_else(|| {
+            let encoding = self.inner.encode_fast(piece, false).map_err(TokenizerError::library("encode"))?;
+            Ok(encoding.get_ids().to_vec())
+        })
     }
 
     /// [`Tokenizer::encode`] of each text, in parallel.
@@ -114,7 +128,8 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// The token put between documents: the first of `<|endoftext|>`, `</s>`, `[SEP]`, `<sep>` that exists.
+    /// The token put between documents: the first of `<|endoftext|>` (GPT-2), `<eod>` (XLNet), `</s>` (T5),
+    /// `[SEP]` (BERT) that exists.
     pub fn end_of_text(&self) -> Option<u32> {
         END_OF_TEXT.iter().find_map(|token| self.token_to_id(token))
     }

@@ -10,8 +10,10 @@
 
 use serde_json::Value;
 
-/// Size of a piece: long enough that a piece outweighs its task's overhead, short enough to spread 1 MB over cores.
-pub(super) const PIECE_BYTES: usize = 64 << 10;
+/// Size of the pieces of a text of `text_bytes`: some for each core, none so short that its words rarely repeat.
+pub(super) fn piece_bytes(text_bytes: usize) -> usize {
+    (text_bytes / (4 * rayon::current_num_threads())).clamp(64 << 10, 1 << 20)
+}
 
 /// Whether `tokenizer` (its `tokenizer.json`) is one for which cutting before white space is known to be safe.
 pub(super) fn splits_at_space(tokenizer: &Value) -> bool {

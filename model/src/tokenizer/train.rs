@@ -21,6 +21,9 @@ use super::{Tokenizer, TokenizerError, parallel};
 /// The special tokens of BERT's tokenizers, in the order of BERT's ids.
 pub(super) const BERT_SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
+/// Size of the pieces that the trainer gets: it spreads texts over cores, and one novel is one text.
+const TRAINING_PIECE_BYTES: usize = 64 << 10;
+
 /// Which algorithm a tokenizer is trained with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenizerKind {
@@ -66,11 +69,10 @@ pub fn train(
             ),
         });
     }
-    // Pieces, not whole documents: the trainer spreads texts over cores, and one novel is one text.
     let pieces: Vec<String> = texts
         .into_iter()
         .flat_map(|text| {
-            parallel::pieces(&text, parallel::PIECE_BYTES).into_iter().map(str::to_owned).collect::<Vec<_>>()
+            parallel::pieces(&text, TRAINING_PIECE_BYTES).into_iter().map(str::to_owned).collect::<Vec<_>>()
         })
         .collect();
     if pieces.iter().all(|piece| piece.trim().is_empty()) {
