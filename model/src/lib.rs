@@ -1,1 +1,4 @@
 //! Models, objectives, data and training.
+
+pub mod data;
+pub mod tokenizer;
