@@ -1,4 +1,17 @@
 //! Models, objectives, data and training.
+//!
+//! A run goes: [`config::RunConfig`] -> [`tokenizer::Tokenizer`] and [`data::Blocks`] -> [`gpt2::Gpt2`] ->
+//! [`train::Trainer`] -> [`train::checkpoint`]; afterwards [`eval`] and [`generate`] work on a model directory
+//! ([`huggingface`]).
 
+pub mod config;
 pub mod data;
+pub mod error;
+pub mod eval;
+pub mod generate;
+pub mod gpt2;
+pub mod huggingface;
+pub mod layers;
+pub mod params;
 pub mod tokenizer;
+pub mod train;

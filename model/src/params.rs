@@ -1,0 +1,224 @@
+//! A model's parameters by name, their initialisation, and their place on a step's tape.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use handloom_engine::dtype::DType;
+use handloom_engine::error::Result;
+use handloom_engine::ops::cast::cast;
+use handloom_engine::philox::Stream;
+use handloom_engine::tape::{Gradients, Tape};
+use handloom_engine::tensor::Tensor;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// The precision a model computes in. Masters, moments and parameter gradients are f32 in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    Fp32,
+    Bf16,
+    /// Needs dynamic loss scaling ([`crate::train::loss_scaler`]).
+    Fp16,
+}
+
+impl Precision {
+    /// The dtype of activations and working weights.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::Fp32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::Fp16 => DType::F16,
+        }
+    }
+}
+
+/// How weight matrices start; layernorm weights start at 1, biases at 0, whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// Normal(0, `init_std`); projections into the residual stream divided by sqrt(2 layers) (Radford et al. 2019,
+    /// section 2.3).
+    #[default]
+    Gpt2,
+    /// Normal with variance 2/(fan_in + fan_out) (Glorot and Bengio 2010, equation 12).
+    Xavier,
+    /// Normal with variance 2/fan_in (He et al. 2015, equation 10).
+    He,
+    /// Normal with deviation width^-0.5 (Vaswani et al. 2017).
+    InverseSqrtWidth,
+}
+
+/// What a parameter is, as far as initialisation is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A matrix inside a layer.
+    Weight { fan_in: usize, fan_out: usize },
+    /// A matrix whose output is added to the residual stream.
+    ResidualWeight { fan_in: usize, fan_out: usize },
+    /// A table of vectors.
+    Embedding,
+    /// A layernorm's weight.
+    Scale,
+    /// A bias.
+    Bias,
+}
+
+/// Index of a parameter in its [`Params`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParamId(usize);
+
+/// One parameter.
+pub struct Param {
+    /// The Hugging Face name, for example `transformer.h.0.attn.c_attn.weight`.
+    pub name: String,
+    pub kind: Kind,
+    /// What the model computes with.
+    pub value: Tensor,
+    /// The f32 original, when `value` is half precision.
+    pub master: Option<Tensor>,
+}
+
+impl Param {
+    /// The f32 values.
+    pub fn master(&self) -> &Tensor {
+        self.master.as_ref().unwrap_or(&self.value)
+    }
+}
+
+/// All parameters of a model, in a fixed order.
+#[derive(Default)]
+pub struct Params {
+    list: Vec<Param>,
+    by_name: HashMap<String, usize>,
+}
+
+/// What initialisation needs to know of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct InitOptions {
+    pub init: Init,
+    /// Standard deviation of [`Init::Gpt2`].
+    pub std: f64,
+    pub layers: usize,
+    pub width: usize,
+    pub seed: u64,
+}
+
+/// The stream number of parameter `index`; dropout's streams stay below 2^31.
+fn init_stream(index: usize) -> u32 {
+    (1 << 31) + index as u32
+}
+
+impl Params {
+    /// Declares the next parameter. Its value is unset until [`Params::initialise`] or a load.
+    pub(crate) fn add(&mut self, name: String, kind: Kind, shape: &[usize]) -> ParamId {
+        let value = Tensor::zeros(shape, DType::F32, handloom_engine::device::Device::Cpu);
+        self.by_name.insert(name.clone(), self.list.len());
+        self.list.push(Param { name, kind, value, master: None });
+        ParamId(self.list.len() - 1)
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Param> {
+        self.list.iter()
+    }
+
+    pub fn iter_mut(&mut self) -> impl ExactSizeIterator<Item = &mut Param> {
+        self.list.iter_mut()
+    }
+
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.list[id.0]
+    }
+
+    /// The parameter of this name.
+    pub fn by_name(&mut self, name: &str) -> Option<&mut Param> {
+        self.by_name.get(name).map(|&i| &mut self.list[i])
+    }
+
+    /// Number of values.
+    pub fn numel(&self) -> usize {
+        self.list.iter().map(|p| p.value.numel()).sum()
+    }
+
+    /// Draws every parameter anew. A value is a function of the seed, the parameter's place and the element's index, so
+    /// that it is the same on every device and for every number of threads.
+    pub fn initialise(&mut self, options: InitOptions) -> Result<()> {
+        const RUN: usize = 16 * 1024;
+        for (index, param) in self.list.iter_mut().enumerate() {
+            let std = match (param.kind, options.init) {
+                (Kind::Scale, _) => {
+                    param.value.slice_mut::<f32>()?.fill(1.0);
+                    continue;
+                }
+                (Kind::Bias, _) => {
+                    param.value.slice_mut::<f32>()?.fill(0.0);
+                    continue;
+                }
+                (_, Init::InverseSqrtWidth) => 1.0 / (options.width as f64).sqrt(),
+                (Kind::ResidualWeight { .. }, Init::Gpt2) => options.std / (2.0 * options.layers as f64).sqrt(),
+                (Kind::Weight { .. }, Init::Gpt2) | (Kind::Embedding, _) => options.std,
+                (Kind::Weight { fan_in, fan_out } | Kind::ResidualWeight { fan_in, fan_out }, Init::Xavier) => {
+                    (2.0 / (fan_in + fan_out) as f64).sqrt()
+                }
+                (Kind::Weight { fan_in, .. } | Kind::ResidualWeight { fan_in, .. }, Init::He) => {
+                    (2.0 / fan_in as f64).sqrt()
+                }
+            };
+            let values = param.value.slice_mut::<f32>()?;
+            values.par_chunks_mut(RUN).enumerate().for_each(|(run, values)| {
+                let mut reader =
+                    Stream { seed: options.seed, stream: init_stream(index), step: run as u32 }.reader();
+                values.iter_mut().for_each(|value| *value = (reader.normal() * std) as f32);
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes the model compute in `precision`, keeping f32 masters beside half-precision values.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
+        for param in &mut self.list {
+            let master = param.master.take().unwrap_or_else(|| param.value.clone());
+            if precision == Precision::Fp32 {
+                param.value = master;
+            } else {
+                param.value = cast(&master, precision.dtype())?;
+                param.master = Some(master);
+            }
+        }
+        Ok(())
+    }
+
+    /// The values as a forward pass uses them: leaves of `tape` when there is one.
+    pub fn bind(&self, tape: Option<&Tape>) -> Weights {
+        let bind = |param: &Param| match tape {
+            Some(tape) => tape.leaf(&param.value, DType::F32),
+            None => param.value.clone(),
+        };
+        Weights(Arc::new(self.list.iter().map(bind).collect()))
+    }
+}
+
+/// A step's view of the parameters.
+#[derive(Clone)]
+pub struct Weights(Arc<Vec<Tensor>>);
+
+impl Weights {
+    pub fn get(&self, id: ParamId) -> &Tensor {
+        &self.0[id.0]
+    }
+
+    /// Puts `grads`, one per parameter where there is one, in as what this step adds to.
+    pub fn seed_gradients(&self, target: &mut Gradients, grads: Vec<Option<Tensor>>) {
+        for (weight, grad) in self.0.iter().zip(grads) {
+            if let Some(grad) = grad {
+                target.set(weight.grad_id(), grad);
+            }
+        }
+    }
+
+    /// Takes the gradient of each parameter out; `None` where none arrived.
+    pub fn take_gradients(&self, grads: &mut Gradients) -> Vec<Option<Tensor>> {
+        self.0.iter().map(|weight| grads.take(weight.grad_id())).collect()
+    }
+}
