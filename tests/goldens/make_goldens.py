@@ -286,7 +286,8 @@ def write_ops(out):
     scale = torch.tensor([1.0, 2.0, 1.0, 1.0, 1e-4, 0.0, 1e4])[:, None]
     rows = shift + scale * normal(7, 33)
     norm = lambda inp, weight, bias: F.layer_norm(inp, (33,), weight, bias, 1e-5)
-    x = case(tensors, meta, "layernorm", {"inp": rows, "weight": 1 + 0.3 * normal(33), "bias": 0.3 * normal(33)}, norm, g)
+    parts = {"inp": rows, "weight": 1 + 0.3 * normal(33), "bias": 0.3 * normal(33)}
+    x = case(tensors, meta, "layernorm", parts, norm, g)
     tensors["layernorm.mean"] = x["inp"].mean(1)
     tensors["layernorm.rstd"] = (x["inp"].var(1, unbiased=False) + 1e-5).rsqrt()
     meta["layernorm"]["eps"] = 1e-5
