@@ -12,6 +12,7 @@ pub mod generate;
 pub mod gpt2;
 pub mod huggingface;
 pub mod layers;
+pub mod objective;
 pub mod params;
 pub mod tokenizer;
 pub mod train;

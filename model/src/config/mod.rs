@@ -1,0 +1,399 @@
+//! A run's configuration: TOML sections, each key settable with `--set section.key=value`.
+
+mod keys;
+
+pub use keys::KEYS;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::DataConfig;
+use crate::error::{Error, Result};
+use crate::gpt2::Gpt2Config;
+use crate::params::{Init, Precision};
+use crate::train::schedule::ScheduleConfig;
+
+/// The default run: a small GPT on the Austen novels.
+pub const DEFAULT: &str = include_str!("../../../configs/austen-gpt2.toml");
+
+/// Everything that determines a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    pub model: ModelConfig,
+    pub tokenizer: TokenizerConfig,
+    pub data: DataConfig,
+    pub objective: ObjectiveConfig,
+    pub optimizer: OptimizerConfig,
+    pub schedule: ScheduleConfig,
+    pub train: TrainConfig,
+}
+
+/// `[model]`: sizes and dropout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    pub kind: ModelKind,
+    pub layers: usize,
+    pub heads: usize,
+    pub width: usize,
+    /// Longest sequence; at least `data.block`.
+    pub context: usize,
+    /// Width of the MLP; 4 * width when absent.
+    pub inner: Option<usize>,
+    /// Dropout probability, everywhere GPT-2 has it.
+    pub dropout: f64,
+    pub tie_embeddings: bool,
+    pub init: Init,
+    /// Standard deviation of the gpt2 initialisation.
+    pub init_std: f64,
+}
+
+/// Which architecture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    #[default]
+    Gpt2,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig {
+            kind: ModelKind::Gpt2,
+            layers: 4,
+            heads: 4,
+            width: 256,
+            context: 128,
+            inner: None,
+            dropout: 0.1,
+            tie_embeddings: true,
+            init: Init::Gpt2,
+            init_std: 0.02,
+        }
+    }
+}
+
+/// `[tokenizer]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// An embedded tokenizer's name, or a path.
+    pub name: String,
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        TokenizerConfig { name: "gpt2".into() }
+    }
+}
+
+/// `[objective]`: what the model learns to predict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectiveConfig {
+    pub kind: ObjectiveKind,
+}
+
+/// Which objective.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectiveKind {
+    /// Causal language modelling: each token from those before it.
+    #[default]
+    Clm,
+}
+
+/// `[optimizer]`: AdamW.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    pub lr: f64,
+    pub betas: [f64; 2],
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Which parameters decay.
+    pub decay: Decay,
+    /// Largest global gradient norm; 0 switches clipping off.
+    pub clip_norm: f64,
+}
+
+/// Which parameters weight decay applies to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Matrices and tables; not biases and layernorm weights.
+    #[default]
+    Matrices,
+    All,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig {
+            lr: 5e-5,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.01,
+            decay: Decay::Matrices,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+/// `[train]`: batch, length and bookkeeping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Rows (blocks) per micro-batch.
+    pub batch: usize,
+    /// Micro-batches per optimizer step; the loss is averaged over all their tokens.
+    pub accumulate: usize,
+    /// Optimizer steps; overrides `epochs`.
+    pub steps: Option<u64>,
+    /// Passes over the training blocks, when `steps` is absent.
+    pub epochs: f64,
+    /// Evaluate every so many steps; 0 evaluates at the end only.
+    pub eval_every: u64,
+    /// Save a checkpoint every so many steps; 0 saves at the end only.
+    pub save_every: u64,
+    /// Checkpoints kept besides the best one.
+    pub keep_last: usize,
+    pub seed: u64,
+    pub precision: Precision,
+    /// Keep only block inputs and recompute the rest in backward.
+    pub recompute: bool,
+    /// A model directory to start from instead of a fresh initialisation.
+    pub init_from: Option<String>,
+    /// Text to generate after training; empty generates nothing.
+    pub sample_prompt: String,
+    pub sample_tokens: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            batch: 16,
+            accumulate: 1,
+            steps: None,
+            epochs: 1.0,
+            eval_every: 0,
+            save_every: 0,
+            keep_last: 2,
+            seed: 42,
+            precision: Precision::Fp32,
+            recompute: false,
+            init_from: None,
+            sample_prompt: String::new(),
+            sample_tokens: 120,
+        }
+    }
+}
+
+impl RunConfig {
+    /// Reads a TOML file, or [`DEFAULT`] without one, and applies `key=value` settings on top.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read; [`Error::Config`] for TOML that does not parse, unknown keys (with
+    /// the nearest known one) and values that cannot be.
+    pub fn load(path: Option<&Path>, settings: &[String]) -> Result<Self> {
+        let (text, origin) = match path {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(Error::io("cannot read configuration", path))?;
+                (text, path.display().to_string())
+            }
+            None => (DEFAULT.to_owned(), "the embedded default".to_owned()),
+        };
+        Self::from_toml(&text, &origin, settings)
+    }
+
+    /// As [`RunConfig::load`], from TOML text; `origin` names it in messages.
+    pub fn from_toml(text: &str, origin: &str, settings: &[String]) -> Result<Self> {
+        let mut table: toml::Table =
+            text.parse().map_err(|e| Error::Config(format!("{origin} is not valid TOML: {}", one_line(&e))))?;
+        for setting in settings {
+            apply_setting(&mut table, setting)?;
+        }
+        keys::check(&table, origin)?;
+        let config: RunConfig = table.try_into().map_err(|e| Error::Config(format!("{origin}: {}", one_line(&e))))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The configuration as TOML, complete.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|e| Error::Config(format!("cannot be written as TOML: {e}")))
+    }
+
+    /// The model's sizes, given the tokenizer's vocabulary.
+    pub fn gpt2(&self, vocab_size: usize, end_of_text: Option<u32>) -> Gpt2Config {
+        let model = &self.model;
+        Gpt2Config {
+            vocab_size,
+            n_positions: model.context,
+            n_embd: model.width,
+            n_layer: model.layers,
+            n_head: model.heads,
+            n_inner: model.inner,
+            embd_pdrop: model.dropout,
+            attn_pdrop: model.dropout,
+            resid_pdrop: model.dropout,
+            initializer_range: model.init_std,
+            tie_word_embeddings: model.tie_embeddings,
+            bos_token_id: end_of_text,
+            eos_token_id: end_of_text,
+            ..Gpt2Config::default()
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let fail = |key: &str, got: String, expected: &str| {
+            Err(Error::Config(format!("{key} is {got}, expected {expected}")))
+        };
+        self.data.validate()?;
+        let (train, optimizer) = (&self.train, &self.optimizer);
+        if self.data.block > self.model.context {
+            return Err(Error::Config(format!(
+                "data.block is {}, longer than model.context {}; lower data.block or raise model.context",
+                self.data.block, self.model.context
+            )));
+        }
+        for (key, value) in [("train.batch", train.batch), ("train.accumulate", train.accumulate)] {
+            if value == 0 {
+                return fail(key, "0".into(), "at least 1");
+            }
+        }
+        if train.steps == Some(0) {
+            return fail("train.steps", "0".into(), "at least 1, or no such key to train for train.epochs");
+        }
+        if !(train.epochs > 0.0 && train.epochs.is_finite()) {
+            return fail("train.epochs", train.epochs.to_string(), "a positive number");
+        }
+        if train.keep_last == 0 {
+            return fail("train.keep_last", "0".into(), "at least 1: the last checkpoint is what --resume reads");
+        }
+        if !(optimizer.lr >= 0.0 && optimizer.lr.is_finite()) {
+            return fail("optimizer.lr", optimizer.lr.to_string(), "0 or a positive number");
+        }
+        for (i, beta) in optimizer.betas.into_iter().enumerate() {
+            if !(0.0..1.0).contains(&beta) {
+                return fail(&format!("optimizer.betas[{i}]"), beta.to_string(), "0 <= beta < 1");
+            }
+        }
+        for (key, value) in [
+            ("optimizer.eps", optimizer.eps),
+            ("optimizer.weight_decay", optimizer.weight_decay),
+            ("optimizer.clip_norm", optimizer.clip_norm),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return fail(key, value.to_string(), "0 or a positive number");
+            }
+        }
+        self.schedule.validate()
+    }
+}
+
+/// Parser messages span lines with a picture of the source; errors here are one line.
+fn one_line(e: &dyn std::fmt::Display) -> String {
+    let text = e.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ")
+}
+
+/// Puts `section.key=value` into the table. The value is TOML where it parses as such, else a string; commas outside
+/// brackets make a list of strings where the key takes a list.
+fn apply_setting(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let usage = || Error::Config(format!("--set {setting}: expected section.key=value, for example train.steps=100"));
+    let (path, value) = setting.split_once('=').ok_or_else(usage)?;
+    let (section, key) = path.trim().split_once('.').ok_or_else(usage)?;
+    let value = value.trim();
+    let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("value"));
+    let mut parsed = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    if keys::takes_list(section, key) && !parsed.is_array() {
+        let items = match parsed {
+            toml::Value::String(text) => text.split(',').map(|s| toml::Value::String(s.trim().to_owned())).collect(),
+            other => vec![other],
+        };
+        parsed = toml::Value::Array(items);
+    }
+    // Whole numbers are fine where a fraction is expected.
+    if let (toml::Value::Integer(i), true) = (&parsed, keys::takes_float(section, key)) {
+        parsed = toml::Value::Float(*i as f64);
+    }
+    let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    let toml::Value::Table(entry) = entry else { return Err(usage()) };
+    entry.insert(key.to_owned(), parsed);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(settings: &[&str]) -> Result<RunConfig> {
+        let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+        RunConfig::from_toml("", "test.toml", &settings)
+    }
+
+    fn message(settings: &[&str]) -> String {
+        set(settings).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn settings_override_and_are_typed() {
+        let config = set(&[
+            "train.steps=7",
+            "optimizer.lr=1",
+            "optimizer.betas=[0.8, 0.9]",
+            "data.train=a.txt,b.txt",
+            "data.valid=c.txt",
+            "schedule.kind=cosine",
+            "tokenizer.name=austen",
+            "train.recompute=true",
+        ])
+        .unwrap();
+        assert_eq!(config.train.steps, Some(7));
+        assert_eq!(config.optimizer.lr, 1.0);
+        assert_eq!(config.optimizer.betas, [0.8, 0.9]);
+        assert_eq!(config.data.train, ["a.txt", "b.txt"]);
+        assert_eq!(config.data.valid, ["c.txt"]);
+        assert!(config.train.recompute);
+    }
+
+    #[test]
+    fn a_written_configuration_reads_back_equal() {
+        let config = set(&["train.steps=7", "model.inner=99", "optimizer.lr=0.001"]).unwrap();
+        assert_eq!(RunConfig::from_toml(&config.to_toml().unwrap(), "run.toml", &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn the_embedded_default_is_valid() {
+        RunConfig::load(None, &[]).unwrap();
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert_eq!(
+            message(&["train.stepz=7"]),
+            "configuration: test.toml has an unknown key train.stepz; did you mean train.steps?"
+        );
+        assert_eq!(
+            message(&["trian.steps=7"]),
+            "configuration: test.toml has an unknown section [trian]; did you mean [train]?"
+        );
+        assert_eq!(
+            message(&["steps=7"]),
+            "configuration: --set steps=7: expected section.key=value, for example train.steps=100"
+        );
+        assert_eq!(message(&["train.batch=0"]), "configuration: train.batch is 0, expected at least 1");
+        assert!(message(&["train.batch=many"]).contains("invalid type: string \"many\", expected usize"));
+        assert!(message(&["schedule.kind=cosin"]).contains("unknown variant `cosin`"), "{}", message(&["schedule.kind=cosin"]));
+        assert_eq!(
+            message(&["data.block=200"]),
+            "configuration: data.block is 200, longer than model.context 128; lower data.block or raise model.context"
+        );
+        let e = RunConfig::from_toml("[train\n", "x.toml", &[]).unwrap_err().to_string();
+        assert!(e.starts_with("configuration: x.toml is not valid TOML: ") && !e.contains('\n'), "{e}");
+    }
+}

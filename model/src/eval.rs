@@ -1,0 +1,37 @@
+//! Loss and perplexity over a data set.
+
+use serde::Serialize;
+
+use crate::data::Blocks;
+use crate::error::Result;
+use crate::gpt2::Gpt2;
+use crate::layers::Forward;
+use crate::objective::Batch;
+
+/// What an evaluation found.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Mean loss per predicted token, in nats.
+    pub loss: f64,
+    /// e^loss.
+    pub perplexity: f64,
+    /// Predicted tokens.
+    pub tokens: usize,
+}
+
+/// Evaluates on all blocks, `batch` rows at a time. Dropout is off; the result does not depend on `batch` beyond rounding.
+/// `on_batch(done, all)` is told the rows done.
+pub fn evaluate(model: &Gpt2, blocks: &Blocks, batch: usize, mut on_batch: impl FnMut(usize, usize)) -> Result<Evaluation> {
+    let fwd = Forward::inference(&model.params);
+    let (mut total, mut tokens) = (0.0f64, 0);
+    for first in (0..blocks.num_blocks()).step_by(batch) {
+        let rows = first..(first + batch).min(blocks.num_blocks());
+        on_batch(rows.end, blocks.num_blocks());
+        let batch = Batch::causal(blocks, rows)?;
+        let loss = model.loss(&fwd, &batch.ids, &batch.targets, None)?.item()?;
+        total += loss as f64 * batch.counted as f64;
+        tokens += batch.counted;
+    }
+    let loss = total / tokens as f64;
+    Ok(Evaluation { loss, perplexity: loss.exp(), tokens })
+}
