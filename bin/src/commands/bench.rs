@@ -1,0 +1,1 @@
+//! `handloom bench`.

@@ -1,0 +1,69 @@
+//! `handloom eval`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use handloom_model::config::RunConfig;
+use handloom_model::eval::evaluate;
+use handloom_model::huggingface;
+use handloom_model::tokenizer::Tokenizer;
+
+use super::CommandResult;
+use super::progress::Bar;
+
+/// Arguments of `handloom eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// A model directory (Hugging Face layout), or a run directory (its best checkpoint)
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Text, .jsonl or .bin files, or embedded:austen (its held-out part) [default: data.valid]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<String>,
+    /// Override a key of [data], for example --set data.block=64
+    #[arg(long, value_name = "data.KEY=VALUE")]
+    set: Vec<String>,
+    /// Tokenizer, when the model directory has none
+    #[arg(long, value_name = "NAME|PATH")]
+    tokenizer: Option<String>,
+    /// Rows per batch
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: EvalArgs) -> CommandResult {
+    let dir = huggingface::resolve(&args.model)?;
+    let model = huggingface::load_model(&dir)?;
+    let tokenizer = match &args.tokenizer {
+        Some(name) => Tokenizer::open(name)?,
+        None => Tokenizer::load(&dir)?,
+    };
+    // Blocks are as long as the model's context unless set otherwise.
+    let context = model.config.n_positions;
+    let mut settings = vec![format!("model.context={context}"), format!("data.block={}", context.min(1024))];
+    if !args.data.is_empty() {
+        settings.push(format!("data.valid={}", args.data.join(",")));
+    }
+    if let Some(other) = args.set.iter().find(|setting| !setting.starts_with("data.")) {
+        return Err(format!("--set {other}: only keys of [data] can be set here").into());
+    }
+    settings.extend(args.set);
+    let config = RunConfig::from_toml("", "eval", &settings)?;
+    if args.batch == 0 {
+        return Err("--batch is 0, expected at least 1".into());
+    }
+    let bar = Bar::default();
+    let blocks = config.data.open_valid(&tokenizer, &bar)?;
+    let blocks = blocks.ok_or("there is no data to evaluate on; give --data FILE")?;
+    let result = evaluate(&model, &blocks, args.batch, |_, _| {})?;
+    if args.json {
+        println!("{}", serde_json::to_string(&result)?);
+    } else {
+        println!("loss {:.4}, perplexity {:.2} over {} tokens", result.loss, result.perplexity, result.tokens);
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! `handloom generate`.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use handloom_model::error::Error;
+use handloom_model::generate::{Sampling, generate};
+use handloom_model::huggingface;
+use handloom_model::tokenizer::Tokenizer;
+
+use super::CommandResult;
+
+/// Arguments of `handloom generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// A model directory (Hugging Face layout), or a run directory (its best checkpoint)
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Text to continue; - reads it from standard input
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    max_new_tokens: usize,
+    /// Divides the logits: below 1 is more predictable, above 1 more varied
+    #[arg(long, value_name = "F", default_value_t = 0.9)]
+    temperature: f64,
+    /// Only the N most probable tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    top_k: usize,
+    /// Only the most probable tokens that reach this probability together; 1 for all
+    #[arg(long, value_name = "F", default_value_t = 0.95)]
+    top_p: f64,
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// Always the most probable token
+    #[arg(long)]
+    greedy: bool,
+    /// Tokenizer, when the model directory has none
+    #[arg(long, value_name = "NAME|PATH")]
+    tokenizer: Option<String>,
+    /// Print tokens per second on standard error
+    #[arg(long)]
+    stats: bool,
+}
+
+/// Runs the command.
+pub fn run(args: GenerateArgs) -> CommandResult {
+    let dir = huggingface::resolve(&args.model)?;
+    let model = huggingface::load_model(&dir)?;
+    let tokenizer = match &args.tokenizer {
+        Some(name) => Tokenizer::open(name)?,
+        None => Tokenizer::load(&dir)?,
+    };
+    let mut prompt = args.prompt;
+    if prompt == "-" {
+        prompt.clear();
+        std::io::stdin().read_to_string(&mut prompt)?;
+    }
+    let sampling = Sampling {
+        greedy: args.greedy,
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        seed: args.seed,
+    };
+    let mut out = std::io::stdout();
+    write!(out, "{prompt}")?;
+    let generated = generate(&model, &tokenizer, &prompt, args.max_new_tokens, &sampling, |text| {
+        let write = write!(out, "{text}").and_then(|()| out.flush());
+        write.map_err(|e| Error::Run(format!("cannot write to standard output: {e}")))
+    })?;
+    writeln!(out)?;
+    if args.stats {
+        let count = generated.tokens.len();
+        let rate = count as f64 / generated.seconds;
+        eprintln!("{} prompt tokens, {count} new ones at {rate:.1} tokens/s", generated.prompt_tokens);
+    }
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! One file per subcommand: its arguments, and what it prints.
+
+pub mod bench;
+pub mod data;
+mod download;
+pub mod eval;
+pub mod generate;
+mod progress;
+pub mod tokenizer;
+pub mod train;
+
+/// What a command can fail with: a sentence for the user.
+pub type CommandResult = Result<(), Box<dyn std::error::Error>>;

@@ -1,0 +1,248 @@
+//! `handloom train`.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use handloom_model::config::{KEYS, RunConfig};
+use handloom_model::eval::Evaluation;
+use handloom_model::generate::{Sampling, generate};
+use handloom_model::huggingface;
+use handloom_model::train::metrics::StepMetrics;
+use handloom_model::train::{Observer, Outcome, Trainer};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::CommandResult;
+use super::progress::Bar;
+
+/// Arguments of `handloom train`.
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// The run to do; without one, the embedded default
+    #[arg(value_name = "CONFIG.toml")]
+    config: Option<PathBuf>,
+    /// Override a configuration key, for example --set train.steps=100 (repeatable; --keys lists them)
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Run directory [default: runs/<name of the configuration>, or the next free name]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// auto or cpu (cuda and emulator need a build with those backends)
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// fp32, bf16 or fp16; the same as --set train.precision=...
+    #[arg(long)]
+    precision: Option<String>,
+    /// Continue the run in --out, or the newest run of this configuration, from its last checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// List every configuration key and stop
+    #[arg(long)]
+    keys: bool,
+}
+
+/// Runs the command.
+pub fn run(args: TrainArgs) -> CommandResult {
+    if args.keys {
+        for (section, key, meaning) in KEYS {
+            println!("{:<26} {meaning}", format!("{section}.{key}"));
+        }
+        return Ok(());
+    }
+    check_device(&args.device)?;
+    let mut settings = args.set.clone();
+    settings.extend(args.precision.iter().map(|precision| format!("train.precision={precision}")));
+    let name = match &args.config {
+        Some(path) => path.file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned()),
+        None => "austen-gpt2".into(),
+    };
+    let (dir, config) = choose_run(&args, &name, &settings)?;
+
+    let bar = Bar::default();
+    let mut trainer = Trainer::open(config.clone(), &dir, args.resume, &bar)?;
+    introduce(&trainer, &config, &dir);
+    let stop = Arc::new(AtomicBool::new(false));
+    install_stop(stop.clone())?;
+    let mut screen = Screen::new(trainer.steps(), trainer.step(), config.train.batch);
+    let outcome = trainer.run(&mut screen, &stop)?;
+    screen.bar.finish_and_clear();
+    conclude(&trainer, &config, &dir, &outcome)
+}
+
+fn check_device(device: &str) -> Result<(), String> {
+    match device {
+        "auto" | "cpu" => Ok(()),
+        "emulator" => Err("--device emulator: this build has no CUDA backend yet; use --device cpu".into()),
+        other if other == "cuda" || other.starts_with("cuda:") => {
+            Err(format!("--device {other}: this build has no CUDA backend yet; use --device cpu"))
+        }
+        other => Err(format!("--device {other}: expected auto, cpu, cuda[:N] or emulator")),
+    }
+}
+
+/// The run directory and its configuration.
+fn choose_run(
+    args: &TrainArgs,
+    name: &str,
+    settings: &[String],
+) -> Result<(PathBuf, RunConfig), Box<dyn std::error::Error>> {
+    let numbered = |i: usize| Path::new("runs").join(if i == 1 { name.to_owned() } else { format!("{name}-{i}") });
+    let taken = (1..).take_while(|&i| Trainer::is_run(&numbered(i))).count();
+    let dir = match (&args.out, args.resume) {
+        (Some(dir), _) => dir.clone(),
+        (None, true) if taken == 0 => {
+            let place = numbered(1);
+            return Err(format!("--resume: {} holds no run; name one with --out", place.display()).into());
+        }
+        (None, true) => numbered(taken),
+        (None, false) => numbered(taken + 1),
+    };
+    let config = if args.resume && Trainer::is_run(&dir) {
+        Trainer::stored_config(&dir, settings)?
+    } else {
+        RunConfig::load(args.config.as_deref(), settings)?
+    };
+    Ok((dir, config))
+}
+
+/// Ctrl-C asks the run to save and stop; a second one ends the process at once (checkpoints stay whole).
+fn install_stop(stop: Arc<AtomicBool>) -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(move || {
+        if stop.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step; Ctrl-C again to stop at once");
+    })
+}
+
+fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
+    let model = &trainer.model;
+    println!(
+        "model      GPT-2, {} layers, {} heads, width {}, context {}: {:.2} M parameters, {:?}",
+        model.config.n_layer,
+        model.config.n_head,
+        model.config.n_embd,
+        model.config.n_positions,
+        model.params.numel() as f64 / 1e6,
+        config.train.precision,
+    );
+    println!("tokenizer  {}, {} tokens", config.tokenizer.name, trainer.tokenizer.vocab_size());
+    println!("data       {}", trainer.train_blocks());
+    println!(
+        "run        {} steps of {} x {} rows, in {}",
+        trainer.steps(),
+        config.train.accumulate,
+        config.train.batch,
+        dir.display()
+    );
+    if trainer.step() > 0 {
+        println!("resuming   after step {}", trainer.step());
+    }
+}
+
+fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome) -> CommandResult {
+    if outcome.interrupted {
+        println!("stopped after step {}; continue with: --resume --out {}", outcome.steps, dir.display());
+        return Ok(());
+    }
+    if let Some(evaluation) = &outcome.evaluation {
+        println!(
+            "validation loss {:.4}, perplexity {:.2} over {} tokens",
+            evaluation.loss, evaluation.perplexity, evaluation.tokens
+        );
+    }
+    if let Some(best) = outcome.best.filter(|best| best.step != outcome.steps) {
+        println!("best       step {} with validation loss {:.4}", best.step, best.val_loss);
+    }
+    println!("checkpoint {}", outcome.checkpoint.display());
+    if !config.train.sample_prompt.is_empty() && config.train.sample_tokens > 0 {
+        // The best checkpoint's text, which is what `handloom generate --model RUN` gives too.
+        let best = huggingface::load_model(&huggingface::resolve(dir)?)?;
+        let sampling = Sampling { seed: config.train.seed, ..Sampling::default() };
+        let prompt = &config.train.sample_prompt;
+        print!("\n{prompt}");
+        let mut out = std::io::stdout();
+        generate(&best, &trainer.tokenizer, prompt, config.train.sample_tokens, &sampling, |text| {
+            // A closed pipe is not an error of the run.
+            let _ = write!(out, "{text}").and_then(|()| out.flush());
+            Ok(())
+        })?;
+        println!("\n\nmore: handloom generate --model {} --prompt \"...\"", dir.display());
+    }
+    Ok(())
+}
+
+/// The progress bar, or a line now and then where there is no terminal.
+struct Screen {
+    bar: ProgressBar,
+    terminal: bool,
+    last_line: Instant,
+    rows: usize,
+    /// Exponential mean of the loss, for a readable figure.
+    loss: Option<f64>,
+}
+
+impl Screen {
+    fn new(steps: u64, done: u64, rows: usize) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let style = ProgressStyle::with_template(
+            "step {pos}/{len} {bar:20} {msg} · {elapsed} gone, {eta} left",
+        )
+        .expect("bug in handloom: the progress bar's template parses");
+        let bar = if terminal { ProgressBar::new(steps) } else { ProgressBar::hidden() };
+        let bar = bar.with_style(style);
+        bar.set_position(done);
+        bar.reset_eta();
+        if terminal {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Screen { bar, terminal, last_line: Instant::now(), rows, loss: None }
+    }
+
+    fn line(&self, text: &str) {
+        if self.terminal {
+            self.bar.suspend(|| println!("{text}"));
+        } else {
+            println!("{text}");
+        }
+    }
+}
+
+impl Observer for Screen {
+    fn step(&mut self, metrics: &StepMetrics, steps: u64) {
+        let loss = metrics.loss.unwrap_or(f64::NAN);
+        let smooth = self.loss.map_or(loss, |mean| 0.9 * mean + 0.1 * loss);
+        self.loss = Some(smooth);
+        let text = format!(
+            "loss {smooth:.3} ppl {:.1} lr {:.2e} |g| {:.2} {:.0} tok/s",
+            smooth.exp(),
+            metrics.lr.unwrap_or(f64::NAN),
+            metrics.grad_norm.unwrap_or(f64::NAN),
+            metrics.tokens_per_s.unwrap_or(f64::NAN),
+        );
+        self.bar.set_position(metrics.step);
+        self.bar.set_message(text.clone());
+        let due = metrics.step == 1 || metrics.step == steps || self.last_line.elapsed() > Duration::from_secs(10);
+        if !self.terminal && due {
+            self.last_line = Instant::now();
+            println!("step {}/{steps} {text}", metrics.step);
+        }
+    }
+
+    fn evaluating(&mut self, done: usize, all: usize) {
+        self.bar.set_message(format!("evaluating {}/{}", done.div_ceil(self.rows), all.div_ceil(self.rows)));
+    }
+
+    fn evaluated(&mut self, step: u64, evaluation: &Evaluation, best: bool) {
+        let mark = if best { ", the best so far" } else { "" };
+        let (loss, perplexity) = (evaluation.loss, evaluation.perplexity);
+        self.line(&format!("step {step}: validation loss {loss:.4}, perplexity {perplexity:.2}{mark}"));
+    }
+
+    fn notice(&mut self, message: &str) {
+        self.line(&format!("note: {message}"));
+    }
+}
