@@ -105,6 +105,15 @@ fn documents_are_joined_with_the_end_of_text_token_before_each() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_text() {
+    let bench = Bench::new("gpt2");
+    let text = bench.file("a.txt", "\u{feff}Hello world");
+    assert_eq!(all(&bench.open(&[&text]).unwrap()), [END, HELLO_WORLD[0], HELLO_WORLD[1]]);
+    let lines = bench.file("b.jsonl", "\u{feff}{\"text\": \"Hello\"}\n{\"text\": \"Hello\"}");
+    assert_eq!(all(&bench.open(&[&lines]).unwrap()), [END, HELLO_WORLD[0], END, HELLO_WORLD[0]]);
+}
+
+#[test]
 fn the_cache_is_used_until_something_changes() {
     let bench = Bench::new("gpt2");
     let file = bench.file("a.txt", "Hello world");
@@ -336,6 +345,8 @@ fn errors_say_file_place_and_remedy() {
         ),
         (bench.file("c.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}"), "not UTF-8 at byte offset 24"),
         (bench.dir.path().to_str().unwrap().to_owned(), "is a directory; name the files in it"),
+        #[cfg(unix)]
+        ("/dev/null".to_owned(), "/dev/null: is a pipe or a device"),
         ("no/such/file.txt".to_owned(), "no/such/file.txt: cannot read it: No such file"),
         ("embedded:dickens".to_owned(), "no such embedded corpus"),
     ];
