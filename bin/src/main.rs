@@ -9,7 +9,9 @@ use clap::{Parser, Subcommand};
 /// Trains Transformers from scratch with its own tensor engine and kernels.
 #[derive(Parser)]
 #[command(name = "handloom", version, about, max_term_width = 100)]
-#[command(after_help = "Start with: handloom train     (a small GPT on the novels of Jane Austen, about 3 minutes)")]
+#[command(
+    after_help = "Start with: handloom train     (a small GPT on the novels of Jane Austen, about 3 minutes)"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -23,6 +23,7 @@ pub mod dtype;
 pub mod error;
 pub mod ops;
 pub mod philox;
+pub mod profile;
 pub mod storage;
 pub mod tape;
 pub mod tensor;

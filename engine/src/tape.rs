@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::elementwise::add_in_place;
+use crate::profile::{Pass, scope};
 use crate::tensor::Tensor;
 
 type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()> + Send>;
@@ -133,9 +134,16 @@ impl Tape {
     fn run(&self, grads: &mut Gradients, last: usize, first: usize) -> Result<()> {
         let was_recording = self.set_recording(false);
         let result = (first..=last).rev().try_for_each(|id| {
-            let Some(backward) = lock(&self.0).nodes[id].backward.take() else { return Ok(()) };
+            let (op, backward) = {
+                let node = &mut lock(&self.0).nodes[id];
+                (node.op, node.backward.take())
+            };
+            let Some(backward) = backward else { return Ok(()) };
             match grads.take(Some(id)) {
-                Some(dout) => backward(dout, grads),
+                Some(dout) => {
+                    let _time = scope(op, Pass::Backward);
+                    backward(dout, grads)
+                }
                 None => Ok(()), // nothing downstream of it reached the output
             }
         });

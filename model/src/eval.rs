@@ -21,7 +21,12 @@ pub struct Evaluation {
 
 /// Evaluates on all blocks, `batch` rows at a time. Dropout is off; the result does not depend on `batch` beyond rounding.
 /// `on_batch(done, all)` is told the rows done.
-pub fn evaluate(model: &Gpt2, blocks: &Blocks, batch: usize, mut on_batch: impl FnMut(usize, usize)) -> Result<Evaluation> {
+pub fn evaluate(
+    model: &Gpt2,
+    blocks: &Blocks,
+    batch: usize,
+    mut on_batch: impl FnMut(usize, usize),
+) -> Result<Evaluation> {
     let fwd = Forward::inference(&model.params);
     let (mut total, mut tokens) = (0.0f64, 0);
     for first in (0..blocks.num_blocks()).step_by(batch) {

@@ -35,7 +35,8 @@ impl Sampling {
     /// [`Error::Config`] naming the option.
     pub fn validate(&self) -> Result<()> {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            let message = format!("temperature is {}, expected a positive number (or --greedy)", self.temperature);
+            let message =
+                format!("temperature is {}, expected a positive number (or --greedy)", self.temperature);
             return Err(Error::Config(message));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
@@ -51,13 +52,20 @@ impl Sampling {
     /// [`Error::Run`] when a logit is NaN.
     pub fn distribution(&self, logits: &[f32]) -> Result<Vec<(u32, f64)>> {
         if let Some(token) = logits.iter().position(|x| x.is_nan()) {
-            return Err(Error::Run(format!("the model's logit for token {token} is NaN; its weights are damaged")));
+            return Err(Error::Run(format!(
+                "the model's logit for token {token} is NaN; its weights are damaged"
+            )));
         }
         let mut kept: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &x)| (i as u32, x)).collect();
         // Equal logits are ordered by token, so that the result is a function of the logits.
         let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if self.greedy {
-            return Ok(kept.into_iter().min_by(by_logit).map(|(token, _)| (token, 1.0)).into_iter().collect());
+            return Ok(kept
+                .into_iter()
+                .min_by(by_logit)
+                .map(|(token, _)| (token, 1.0))
+                .into_iter()
+                .collect());
         }
         if self.top_k > 0 && self.top_k < kept.len() {
             let (_, kth, _) = kept.select_nth_unstable_by(self.top_k - 1, by_logit);
@@ -149,7 +157,8 @@ pub fn generate(
     }
     if history.is_empty() {
         let start = tokenizer.end_of_text();
-        let start = start.ok_or_else(|| Error::Run("the prompt has no token to start from; give a longer one".into()))?;
+        let start = start
+            .ok_or_else(|| Error::Run("the prompt has no token to start from; give a longer one".into()))?;
         history.push(start as i32);
     }
     let prompt_tokens = history.len();

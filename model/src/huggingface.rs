@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use handloom_engine::dtype::Float;
 use handloom_engine::tensor::Tensor;
-use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
 use crate::error::{Error, Result};
@@ -41,7 +41,10 @@ impl View for F32View<'_> {
 }
 
 /// Writes f32 tensors to `path` and flushes them to disk.
-pub(crate) fn write_tensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, &'a Tensor)>) -> Result<()> {
+pub(crate) fn write_tensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+) -> Result<()> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.into_iter().map(|(name, tensor)| (name, F32View(tensor)));
     safetensors::serialize_to_file(views, Some(metadata), path)
@@ -65,7 +68,8 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] naming the file.
 pub fn save(dir: &Path, model: &Gpt2, tokenizer: &Tokenizer) -> Result<()> {
-    let config = serde_json::to_string_pretty(&model.config).expect("bug in handloom-model: the config is JSON");
+    let config =
+        serde_json::to_string_pretty(&model.config).expect("bug in handloom-model: the config is JSON");
     write_text(&dir.join(CONFIG), &config)?;
     write_tensors(&dir.join(WEIGHTS), model.params.iter().map(|p| (p.name.clone(), p.master())))?;
     tokenizer.save(dir)?;
@@ -89,8 +93,8 @@ pub fn load_model(dir: &Path) -> Result<Gpt2> {
         }
         None => return Err(Error::file(&path, "has no model_type; expected a Hugging Face config.json")),
     }
-    let config: Gpt2Config =
-        serde_json::from_value(json).map_err(|e| Error::file(&path, format!("does not describe a GPT-2: {e}")))?;
+    let config: Gpt2Config = serde_json::from_value(json)
+        .map_err(|e| Error::file(&path, format!("does not describe a GPT-2: {e}")))?;
     let mut model = Gpt2::new(config).map_err(|e| Error::file(&path, e.to_string()))?;
     load_weights(dir, &mut model)?;
     Ok(model)
@@ -138,7 +142,10 @@ fn load_weights(dir: &Path, model: &mut Gpt2) -> Result<()> {
                 } else {
                     ""
                 };
-                return Err(Error::file(&path, format!("{name} is {shape:?}, the model wants {wanted:?}{hint}")));
+                return Err(Error::file(
+                    &path,
+                    format!("{name} is {shape:?}, the model wants {wanted:?}{hint}"),
+                ));
             }
             param.value = Tensor::from_slice(&values()?, shape)?;
             param.master = None;
@@ -164,16 +171,23 @@ pub(crate) fn read_tensors(
     // SAFETY: the map is private and read-only; another process truncating the file meanwhile would raise SIGBUS, which
     // is accepted for files that belong to this user.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("cannot map", path))?;
-    let tensors = SafeTensors::deserialize(&map)
-        .map_err(|e| Error::file(path, format!("is not a whole safetensors file ({e}); copy or download it again")))?;
+    let tensors = SafeTensors::deserialize(&map).map_err(|e| {
+        Error::file(path, format!("is not a whole safetensors file ({e}); copy or download it again"))
+    })?;
     for (name, view) in tensors.iter() {
         let values = || {
             let bytes = view.data();
             match view.dtype() {
                 Dtype::F32 => Ok(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-                Dtype::F16 => Ok(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()),
-                Dtype::BF16 => Ok(bytes.as_chunks().0.iter().map(|b| Float::to_f32(bf16::from_le_bytes(*b))).collect()),
-                other => Err(Error::file(path, format!("{name} has dtype {other:?}; expected F32, F16 or BF16"))),
+                Dtype::F16 => {
+                    Ok(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect())
+                }
+                Dtype::BF16 => {
+                    Ok(bytes.as_chunks().0.iter().map(|b| Float::to_f32(bf16::from_le_bytes(*b))).collect())
+                }
+                other => {
+                    Err(Error::file(path, format!("{name} has dtype {other:?}; expected F32, F16 or BF16")))
+                }
             }
         };
         each(name, view.shape(), &values)?;

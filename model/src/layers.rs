@@ -65,9 +65,18 @@ pub struct Linear {
 
 impl Linear {
     /// GPT-2's Conv1D: weight (in, out). `residual` marks projections into the residual stream.
-    pub(crate) fn conv1d(params: &mut Params, name: &str, fan_in: usize, fan_out: usize, residual: bool) -> Self {
-        let kind =
-            if residual { Kind::ResidualWeight { fan_in, fan_out } } else { Kind::Weight { fan_in, fan_out } };
+    pub(crate) fn conv1d(
+        params: &mut Params,
+        name: &str,
+        fan_in: usize,
+        fan_out: usize,
+        residual: bool,
+    ) -> Self {
+        let kind = if residual {
+            Kind::ResidualWeight { fan_in, fan_out }
+        } else {
+            Kind::Weight { fan_in, fan_out }
+        };
         let weight = params.add(format!("{name}.weight"), kind, &[fan_in, fan_out]);
         let bias = params.add(format!("{name}.bias"), Kind::Bias, &[fan_out]);
         Linear { weight, bias: Some(bias), layout: WeightLayout::InOut }
@@ -101,7 +110,12 @@ impl LayerNorm {
     }
 
     /// (h, y) with h = residual + branch, y = norm(h).
-    pub fn residual_forward(&self, weights: &Weights, residual: &Tensor, branch: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub fn residual_forward(
+        &self,
+        weights: &Weights,
+        residual: &Tensor,
+        branch: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
         let (weight, bias) = (weights.get(self.weight), weights.get(self.bias));
         ops::layernorm::residual_layernorm(residual, branch, weight, bias, self.eps)
     }

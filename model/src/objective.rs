@@ -24,13 +24,18 @@ impl Batch {
         for (row, block) in ids.chunks_exact_mut(time).zip(rows) {
             blocks.fill(block, row);
         }
+        Self::causal_from_ids(&ids, batch, time)
+    }
+
+    /// From ids (batch, time) at hand.
+    pub fn causal_from_ids(ids: &[i32], batch: usize, time: usize) -> Result<Self> {
         let mut targets = vec![IGNORE_INDEX; batch * time];
         for (targets, ids) in targets.chunks_exact_mut(time).zip(ids.chunks_exact(time)) {
             targets[..time - 1].copy_from_slice(&ids[1..]);
         }
         let counted = count_targets(&targets);
         Ok(Batch {
-            ids: Tensor::from_slice(&ids, &[batch, time])?,
+            ids: Tensor::from_slice(ids, &[batch, time])?,
             targets: Tensor::from_slice(&targets, &[batch, time])?,
             counted,
         })

@@ -156,11 +156,14 @@ impl Params {
                     continue;
                 }
                 (_, Init::InverseSqrtWidth) => 1.0 / (options.width as f64).sqrt(),
-                (Kind::ResidualWeight { .. }, Init::Gpt2) => options.std / (2.0 * options.layers as f64).sqrt(),
-                (Kind::Weight { .. }, Init::Gpt2) | (Kind::Embedding, _) => options.std,
-                (Kind::Weight { fan_in, fan_out } | Kind::ResidualWeight { fan_in, fan_out }, Init::Xavier) => {
-                    (2.0 / (fan_in + fan_out) as f64).sqrt()
+                (Kind::ResidualWeight { .. }, Init::Gpt2) => {
+                    options.std / (2.0 * options.layers as f64).sqrt()
                 }
+                (Kind::Weight { .. }, Init::Gpt2) | (Kind::Embedding, _) => options.std,
+                (
+                    Kind::Weight { fan_in, fan_out } | Kind::ResidualWeight { fan_in, fan_out },
+                    Init::Xavier,
+                ) => (2.0 / (fan_in + fan_out) as f64).sqrt(),
                 (Kind::Weight { fan_in, .. } | Kind::ResidualWeight { fan_in, .. }, Init::He) => {
                     (2.0 / fan_in as f64).sqrt()
                 }

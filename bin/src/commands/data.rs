@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -9,6 +10,7 @@ use handloom_model::data::{Blocks, DataError, Source, Split, TokenStream, defaul
 use handloom_model::tokenizer::Tokenizer;
 
 use super::download;
+use super::output::to_stdout;
 use super::progress::Bar;
 
 /// Arguments of `handloom data`.
@@ -89,11 +91,13 @@ enum DataSet {
 
 /// Runs `handloom data`. The error's text is one line for the user.
 pub fn run(args: DataArgs) -> Result<(), Box<dyn std::error::Error>> {
-    match args.command {
-        DataCommand::Prepare(args) => run_prepare(args),
-        DataCommand::Inspect(args) => run_inspect(args),
-        DataCommand::Download(DownloadArgs { name: DataSet::WikiText2, out }) => download::wikitext_2(&out),
-    }
+    to_stdout(|out| match args.command {
+        DataCommand::Prepare(args) => run_prepare(args, out),
+        DataCommand::Inspect(args) => run_inspect(args, out),
+        DataCommand::Download(DownloadArgs { name: DataSet::WikiText2, out: dir }) => {
+            download::wikitext_2(&dir, out)
+        }
+    })
 }
 
 fn open(sources: &[String], common: &Common, tokenizer: &Tokenizer) -> Result<TokenStream, DataError> {
@@ -101,44 +105,51 @@ fn open(sources: &[String], common: &Common, tokenizer: &Tokenizer) -> Result<To
     TokenStream::open(sources, Split::Train, tokenizer, cache.as_deref(), &Bar::default())
 }
 
-fn run_prepare(args: PrepareArgs) -> Result<(), Box<dyn std::error::Error>> {
+fn run_prepare(args: PrepareArgs, out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(&args.common.tokenizer)?;
     let stream = open(&args.sources, &args.common, &tokenizer)?;
-    println!("{} documents, {} tokens", stream.documents(), stream.len());
+    writeln!(out, "{} documents, {} tokens", stream.documents(), stream.len())?;
     if let Some(prefix) = args.out {
         let paths =
             write_shards(&prefix, stream.len(), args.shard_tokens, |start, out| stream.fill(start, out))?;
         for path in paths {
-            println!("{}", path.display());
+            writeln!(out, "{}", path.display())?;
         }
     }
     Ok(())
 }
 
-fn run_inspect(args: InspectArgs) -> Result<(), Box<dyn std::error::Error>> {
+fn run_inspect(args: InspectArgs, out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(&args.common.tokenizer)?;
     let source = Source::parse(&args.source, Split::Train)?;
     let stream = open(std::slice::from_ref(&args.source), &args.common, &tokenizer)?;
-    println!("source       {source}");
-    println!(
+    writeln!(out, "source       {source}")?;
+    writeln!(
+        out,
         "tokenizer    {} ({}, {} tokens)",
         args.common.tokenizer,
         tokenizer.kind(),
         tokenizer.vocab_size()
-    );
-    println!("documents    {}", stream.documents());
-    println!("tokens       {}", stream.len());
+    )?;
+    writeln!(out, "documents    {}", stream.documents())?;
+    writeln!(out, "tokens       {}", stream.len())?;
     let counts = count(&stream);
-    println!("distinct     {} of the vocabulary's {} tokens occur", counts.len(), tokenizer.vocab_size());
+    writeln!(
+        out,
+        "distinct     {} of the vocabulary's {} tokens occur",
+        counts.len(),
+        tokenizer.vocab_size()
+    )?;
 
     let block = args.block as usize;
     let total = stream.len();
     let blocks = Blocks::new(stream, block, None, &args.source)?;
-    println!(
+    writeln!(
+        out,
         "blocks       {} of {block} tokens, {} tokens left over",
         blocks.num_blocks(),
         blocks.unused_tokens()
-    );
+    )?;
     if args.sample >= blocks.num_blocks() {
         return Err(format!(
             "data inspect: --sample {} is beyond the last block, {}",
@@ -150,15 +161,15 @@ fn run_inspect(args: InspectArgs) -> Result<(), Box<dyn std::error::Error>> {
     let mut ids = vec![0; block];
     blocks.fill(args.sample, &mut ids);
     let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-    println!("block {:<6} {}", args.sample, tokenizer.decode(&ids)?.escape_debug());
+    writeln!(out, "block {:<6} {}", args.sample, tokenizer.decode(&ids)?.escape_debug())?;
 
     let mut frequent: Vec<(u32, u64)> = counts.into_iter().collect();
     frequent.sort_by_key(|&(id, count)| (Reverse(count), id));
-    println!("frequent     count   share   id  token");
+    writeln!(out, "frequent     count   share   id  token")?;
     for (id, count) in frequent.into_iter().take(args.top) {
         let share = 100.0 * count as f64 / total as f64;
         let token = tokenizer.decode(&[id])?;
-        println!("      {count:>12} {share:>6.2}% {id:>5}  {token:?}");
+        writeln!(out, "      {count:>12} {share:>6.2}% {id:>5}  {token:?}")?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Downloading data sets. The only place where Handloom uses the network.
 
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const LARGEST_ARCHIVE: u64 = 64 << 20;
 const PARTS: [&str; 3] = ["wiki.train.raw", "wiki.valid.raw", "wiki.test.raw"];
 
 /// Fetches WikiText-2 (raw) and writes its three text files to `dir`.
-pub fn wikitext_2(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+pub fn wikitext_2(dir: &Path, out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
     let hub = std::env::var("HF_ENDPOINT").ok().filter(|hub| !hub.is_empty());
     let url = format!("{}/{WIKITEXT_2}", hub.as_deref().unwrap_or(HUB).trim_end_matches('/'));
     let advice = "with the files from elsewhere, use --set data.train='[\"wiki.train.raw\"]' \
@@ -33,10 +33,10 @@ pub fn wikitext_2(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let path = dir.join(name);
         write_atomic(&path, |file| file.write_all(text.as_bytes()))
             .map_err(|e| format!("data download: cannot write {}: {e}", path.display()))?;
-        println!("{}: {} bytes", path.display(), text.len());
+        writeln!(out, "{}: {} bytes", path.display(), text.len())?;
     }
     let [train, valid, _] = PARTS.map(|name| dir.join(name).display().to_string());
-    println!("use it with --set data.train='[\"{train}\"]' --set data.valid='[\"{valid}\"]'");
+    writeln!(out, "use it with --set data.train='[\"{train}\"]' --set data.valid='[\"{valid}\"]'")?;
     Ok(())
 }
 

@@ -63,7 +63,10 @@ pub fn run(args: EvalArgs) -> CommandResult {
     if args.json {
         println!("{}", serde_json::to_string(&result)?);
     } else {
-        println!("loss {:.4}, perplexity {:.2} over {} tokens", result.loss, result.perplexity, result.tokens);
+        println!(
+            "loss {:.4}, perplexity {:.2} over {} tokens",
+            result.loss, result.perplexity, result.tokens
+        );
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! `handloom tokenizer`: train one, encode, decode, look inside.
 
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use handloom_model::data::{Source, Split};
 use handloom_model::tokenizer::{Tokenizer, TokenizerKind, TrainOptions, train};
+
+use super::output::to_stdout;
 
 /// Arguments of `handloom tokenizer`.
 #[derive(Args, Debug)]
@@ -86,15 +88,15 @@ struct InspectArgs {
 
 /// Runs `handloom tokenizer`. The error's text is one line for the user.
 pub fn run(args: TokenizerArgs) -> Result<(), Box<dyn std::error::Error>> {
-    match args.command {
-        TokenizerCommand::Train(args) => run_train(args),
-        TokenizerCommand::Encode(args) => run_encode(args),
-        TokenizerCommand::Decode(args) => run_decode(args),
-        TokenizerCommand::Inspect(args) => run_inspect(args),
-    }
+    to_stdout(|out| match args.command {
+        TokenizerCommand::Train(args) => run_train(args, out),
+        TokenizerCommand::Encode(args) => run_encode(args, out),
+        TokenizerCommand::Decode(args) => run_decode(args, out),
+        TokenizerCommand::Inspect(args) => run_inspect(args, out),
+    })
 }
 
-fn run_train(args: TrainArgs) -> Result<(), Box<dyn std::error::Error>> {
+fn run_train(args: TrainArgs, out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
     let mut texts = Vec::new();
     for name in &args.files {
         let source = Source::parse(name, Split::Train)?;
@@ -126,11 +128,11 @@ fn run_train(args: TrainArgs) -> Result<(), Box<dyn std::error::Error>> {
         args.out.join("tokenizer.json")
     };
     tokenizer.save_as(&path)?;
-    println!("{}: {} with {} tokens", path.display(), tokenizer.kind(), tokenizer.vocab_size());
+    writeln!(out, "{}: {} with {} tokens", path.display(), tokenizer.kind(), tokenizer.vocab_size())?;
     Ok(())
 }
 
-fn run_encode(args: EncodeArgs) -> Result<(), Box<dyn std::error::Error>> {
+fn run_encode(args: EncodeArgs, out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
     let text = match args.text {
         Some(text) => text,
@@ -139,15 +141,15 @@ fn run_encode(args: EncodeArgs) -> Result<(), Box<dyn std::error::Error>> {
     let ids = tokenizer.encode(&text)?;
     if args.tokens {
         for id in ids {
-            println!("{id}\t{}", tokenizer.id_to_token(id).unwrap_or_default());
+            writeln!(out, "{id}\t{}", tokenizer.id_to_token(id).unwrap_or_default())?;
         }
     } else {
-        println!("{}", ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
+        writeln!(out, "{}", ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "))?;
     }
     Ok(())
 }
 
-fn run_decode(args: DecodeArgs) -> Result<(), Box<dyn std::error::Error>> {
+fn run_decode(args: DecodeArgs, out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
     let words = if args.ids.is_empty() { vec![standard_input("ids to decode")?] } else { args.ids };
     let mut ids = Vec::new();
@@ -159,25 +161,25 @@ fn run_decode(args: DecodeArgs) -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     let text = if args.skip_special { tokenizer.decode_plain(&ids)? } else { tokenizer.decode(&ids)? };
-    println!("{text}");
+    writeln!(out, "{text}")?;
     Ok(())
 }
 
-fn run_inspect(args: InspectArgs) -> Result<(), Box<dyn std::error::Error>> {
+fn run_inspect(args: InspectArgs, out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
-    println!("kind         {}", tokenizer.kind());
-    println!("vocabulary   {} tokens", tokenizer.vocab_size());
+    writeln!(out, "kind         {}", tokenizer.kind())?;
+    writeln!(out, "vocabulary   {} tokens", tokenizer.vocab_size())?;
     let end = tokenizer.end_of_text().and_then(|id| Some((id, tokenizer.id_to_token(id)?)));
     match end {
-        Some((id, token)) => println!("end of text  {token} ({id})"),
-        None => println!("end of text  none"),
+        Some((id, token)) => writeln!(out, "end of text  {token} ({id})")?,
+        None => writeln!(out, "end of text  none")?,
     }
     let special = tokenizer.special_tokens();
     let shown: Vec<String> = special.iter().take(8).map(|(id, token)| format!("{token} ({id})")).collect();
     let more = special.len().saturating_sub(shown.len());
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-    println!("special      {}{rest}", shown.join(", "));
-    println!("fingerprint  {}", tokenizer.fingerprint());
+    writeln!(out, "special      {}{rest}", shown.join(", "))?;
+    writeln!(out, "fingerprint  {}", tokenizer.fingerprint())?;
     Ok(())
 }
 

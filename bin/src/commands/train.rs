@@ -89,7 +89,8 @@ fn choose_run(
     name: &str,
     settings: &[String],
 ) -> Result<(PathBuf, RunConfig), Box<dyn std::error::Error>> {
-    let numbered = |i: usize| Path::new("runs").join(if i == 1 { name.to_owned() } else { format!("{name}-{i}") });
+    let numbered =
+        |i: usize| Path::new("runs").join(if i == 1 { name.to_owned() } else { format!("{name}-{i}") });
     let taken = (1..).take_while(|&i| Trainer::is_run(&numbered(i))).count();
     let dir = match (&args.out, args.resume) {
         (Some(dir), _) => dir.clone(),
@@ -188,10 +189,9 @@ struct Screen {
 impl Screen {
     fn new(steps: u64, done: u64, rows: usize) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let style = ProgressStyle::with_template(
-            "step {pos}/{len} {bar:20} {msg} · {elapsed} gone, {eta} left",
-        )
-        .expect("bug in handloom: the progress bar's template parses");
+        let style =
+            ProgressStyle::with_template("step {pos}/{len} {bar:20} {msg} · {elapsed} gone, {eta} left")
+                .expect("bug in handloom: the progress bar's template parses");
         let bar = if terminal { ProgressBar::new(steps) } else { ProgressBar::hidden() };
         let bar = bar.with_style(style);
         bar.set_position(done);
@@ -225,7 +225,8 @@ impl Observer for Screen {
         );
         self.bar.set_position(metrics.step);
         self.bar.set_message(text.clone());
-        let due = metrics.step == 1 || metrics.step == steps || self.last_line.elapsed() > Duration::from_secs(10);
+        let due =
+            metrics.step == 1 || metrics.step == steps || self.last_line.elapsed() > Duration::from_secs(10);
         if !self.terminal && due {
             self.last_line = Instant::now();
             println!("step {}/{steps} {text}", metrics.step);

@@ -70,6 +70,7 @@ simd! {
 /// # Errors
 /// [`Error::Shape`] and [`Error::DType`] when the tensors of a parameter do not belong together.
 pub fn adamw(parameters: &mut [Parameter], step: Step) -> Result<()> {
+    let _time = crate::profile::scope("adamw", crate::profile::Pass::Other);
     const OP: &str = "adamw";
     for p in parameters.iter_mut() {
         super::same_shape(OP, "value", p.value, "grad", p.grad)?;

@@ -32,6 +32,7 @@ pub struct Attention {
 /// [`Error::Shape`] when sizes differ, or with `causal` when Tk < Tq; [`Error::DType`] when dtypes differ;
 /// [`Error::Value`] for a drop probability outside [0, 1).
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Result<Tensor> {
+    let _time = crate::profile::scope("attention", crate::profile::Pass::Forward);
     const OP: &str = "attention";
     let ([batch, queries, heads, head_size], [kb, keys, kh, ks]) = (dims4(q, "q")?, dims4(k, "k")?);
     if [kb, kh, ks] != [batch, heads, head_size] || v.shape() != k.shape() {
@@ -103,6 +104,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Res
 /// # Errors
 /// As [`attention`], and [`Error::Shape`] when the last size of qkv is not 3 * heads * HS.
 pub fn attention_packed(qkv: &Tensor, heads: usize, options: &Attention) -> Result<Tensor> {
+    let _time = crate::profile::scope("attention_packed", crate::profile::Pass::Forward);
     const OP: &str = "attention_packed";
     let (batch, time, packed) = qkv.dims3(OP, "qkv")?;
     if heads == 0 || packed % (3 * heads) != 0 {

@@ -13,6 +13,7 @@ use crate::tensor::Tensor;
 /// # Errors
 /// [`DType`](crate::error::Error::DType) when either dtype is not a float.
 pub fn cast(inp: &Tensor, dtype: DType) -> Result<Tensor> {
+    let _time = crate::profile::scope("cast", crate::profile::Pass::Forward);
     if inp.dtype() == dtype {
         return Ok(inp.clone());
     }

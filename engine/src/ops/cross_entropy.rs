@@ -56,6 +56,7 @@ pub(super) fn loss_factor(targets: &[i32], divisor: Option<f64>) -> f64 {
 /// # Errors
 /// [`Error::Value`] for a target outside 0..V, [`Error::Shape`] and [`Error::DType`] as the sizes and dtypes demand.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, divisor: Option<f64>) -> Result<Tensor> {
+    let _time = crate::profile::scope("cross_entropy", crate::profile::Pass::Forward);
     const OP: &str = "cross_entropy";
     let (rows, vocab) = logits.rows_cols(OP, "logits")?;
     let targets = checked_targets(OP, targets, rows, vocab)?;

@@ -14,6 +14,7 @@ use crate::tensor::Tensor;
 /// # Errors
 /// [`Error::Value`] unless 0 <= drop_prob < 1; [`Error::DType`] when `inp` is not a float tensor.
 pub fn dropout(inp: &Tensor, drop_prob: f32, stream: Stream) -> Result<Tensor> {
+    let _time = crate::profile::scope("dropout", crate::profile::Pass::Forward);
     check_drop_prob("dropout", drop_prob)?;
     if drop_prob == 0.0 {
         return Ok(inp.clone());

@@ -35,6 +35,7 @@ fn broadcast_strides(shape: &[usize], out: &[usize]) -> Vec<usize> {
 }
 
 fn binary(op: &'static str, a: &Tensor, b: &Tensor, kind: Binary) -> Result<Tensor> {
+    let _time = crate::profile::scope(op, crate::profile::Pass::Forward);
     super::same_dtype(op, "rhs", a, b)?;
     let shape = broadcast_shape(op, a.shape(), b.shape())?;
     let (a, b) = (a.to_contiguous(), b.to_contiguous());
@@ -123,6 +124,7 @@ pub fn mul(lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
 
 /// `inp * factor`.
 pub fn scale(inp: &Tensor, factor: f32) -> Result<Tensor> {
+    let _time = crate::profile::scope("scale", crate::profile::Pass::Forward);
     let inp = inp.to_contiguous();
     let mut out = Tensor::empty(inp.shape(), inp.dtype(), inp.device());
     dispatch_float!(inp.dtype(), "scale", "inp", |E| {

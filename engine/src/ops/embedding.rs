@@ -16,6 +16,7 @@ use crate::tensor::Tensor;
 /// # Errors
 /// [`Error::Value`] for an id outside 0..V, [`Error::DType`] when `ids` is not i32 or `weight` not a float tensor.
 pub fn embedding(ids: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let _time = crate::profile::scope("embedding", crate::profile::Pass::Forward);
     let (vocab, cols) = weight.dims2("embedding", "weight")?;
     if ids.dtype() != DType::I32 {
         return Err(Error::DType { op: "embedding", what: "ids", expected: "i32", got: ids.dtype() });

@@ -22,6 +22,7 @@ pub enum Gelu {
 /// # Errors
 /// [`DType`](crate::error::Error::DType) when `inp` is not a float tensor.
 pub fn gelu(inp: &Tensor, form: Gelu) -> Result<Tensor> {
+    let _time = crate::profile::scope("gelu", crate::profile::Pass::Forward);
     let inp = inp.to_contiguous();
     let mut out = Tensor::empty(inp.shape(), inp.dtype(), inp.device());
     dispatch_float!(inp.dtype(), "gelu", "inp", |E| {

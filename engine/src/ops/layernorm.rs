@@ -16,6 +16,7 @@ use crate::tensor::Tensor;
 /// # Errors
 /// [`Error::Shape`] when weight or bias are not (C); [`Error::DType`] when the dtypes differ or are not floats.
 pub fn layernorm(inp: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    let _time = crate::profile::scope("layernorm", crate::profile::Pass::Forward);
     const OP: &str = "layernorm";
     let (rows, cols) = inp.rows_cols(OP, "inp")?;
     for (name, parameter) in [("weight", weight), ("bias", bias)] {

@@ -24,6 +24,7 @@ pub fn linear_cross_entropy(
     targets: &Tensor,
     divisor: Option<f64>,
 ) -> Result<Tensor> {
+    let _time = crate::profile::scope("linear_cross_entropy", crate::profile::Pass::Forward);
     const OP: &str = "linear_cross_entropy";
     let (rows, cols) = inp.rows_cols(OP, "inp")?;
     let (vocab, weight_cols) = weight.dims2(OP, "weight")?;

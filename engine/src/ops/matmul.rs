@@ -19,6 +19,7 @@ use crate::tensor::Tensor;
 /// # Errors
 /// [`Error::Shape`] when the sizes do not fit, [`Error::DType`] when the dtypes differ or are not floats.
 pub fn matmul(lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
+    let _time = crate::profile::scope("matmul", crate::profile::Pass::Forward);
     const OP: &str = "matmul";
     super::same_dtype(OP, "rhs", lhs, rhs)?;
     if lhs.rank() < 2 || rhs.rank() < 2 {
@@ -150,6 +151,7 @@ pub fn linear(
     layout: WeightLayout,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
+    let _time = crate::profile::scope("linear", crate::profile::Pass::Forward);
     const OP: &str = "linear";
     let (rows, k) = inp.rows_cols(OP, "inp")?;
     let (first, second) = weight.dims2(OP, "weight")?;

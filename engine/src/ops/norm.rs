@@ -28,6 +28,7 @@ simd! {
 
 /// sqrt of the sum of squares over all elements of all gradients (f32 tensors); not finite when any element is not.
 pub fn global_norm<'a>(grads: impl IntoIterator<Item = &'a Tensor>) -> Result<f64> {
+    let _time = crate::profile::scope("global_norm", crate::profile::Pass::Other);
     let mut total = 0.0;
     for grad in grads {
         let parts: Vec<f64> = grad.slice::<f32>()?.par_chunks(16 * RUN).map(square_sum).collect();

@@ -23,6 +23,7 @@ pub fn mean(inp: &Tensor) -> Result<Tensor> {
 }
 
 fn scaled_sum(op: &'static str, inp: &Tensor, factor: f64) -> Result<Tensor> {
+    let _time = crate::profile::scope(op, crate::profile::Pass::Forward);
     let inp = inp.to_contiguous();
     let total = dispatch_float!(inp.dtype(), op, "inp", |E| Ok(kernel::sum(inp.slice::<E>()?)))?;
     let (id, shape, dtype) = (inp.grad_id(), inp.shape().to_vec(), inp.dtype());

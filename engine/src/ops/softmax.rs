@@ -15,6 +15,7 @@ use crate::tensor::Tensor;
 /// # Errors
 /// [`DType`](crate::error::Error::DType) when `inp` is not a float tensor, [`Shape`](crate::error::Error::Shape) when it is a scalar.
 pub fn softmax(inp: &Tensor, scale: f32) -> Result<Tensor> {
+    let _time = crate::profile::scope("softmax", crate::profile::Pass::Forward);
     let inp = inp.to_contiguous();
     let (_, cols) = inp.rows_cols("softmax", "inp")?;
     let mut out = Tensor::empty(inp.shape(), inp.dtype(), inp.device());

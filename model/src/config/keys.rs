@@ -53,7 +53,8 @@ pub(super) fn takes_list(section: &str, key: &str) -> bool {
 }
 
 pub(super) fn takes_float(section: &str, key: &str) -> bool {
-    let floats = ["lr", "eps", "weight_decay", "clip_norm", "final_lr_ratio", "epochs", "dropout", "init_std"];
+    let floats =
+        ["lr", "eps", "weight_decay", "clip_norm", "final_lr_ratio", "epochs", "dropout", "init_std"];
     KEYS.iter().any(|(s, k, _)| (*s, *k) == (section, key)) && floats.contains(&key)
 }
 
@@ -95,7 +96,13 @@ mod tests {
     #[test]
     fn the_list_and_the_structs_agree() {
         // Every field that is set, written out, is a listed key...
-        let settings = ["model.inner=4", "data.max_blocks=1", "data.max_valid_blocks=1", "data.cache=x", "train.steps=1"];
+        let settings = [
+            "model.inner=4",
+            "data.max_blocks=1",
+            "data.max_valid_blocks=1",
+            "data.cache=x",
+            "train.steps=1",
+        ];
         let mut settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
         settings.extend(["train.init_from=x".to_owned(), "schedule.decay_steps=1".to_owned()]);
         let config = RunConfig::from_toml("", "t", &settings).unwrap();

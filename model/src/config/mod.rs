@@ -200,7 +200,8 @@ impl RunConfig {
     pub fn load(path: Option<&Path>, settings: &[String]) -> Result<Self> {
         let (text, origin) = match path {
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(Error::io("cannot read configuration", path))?;
+                let text =
+                    std::fs::read_to_string(path).map_err(Error::io("cannot read configuration", path))?;
                 (text, path.display().to_string())
             }
             None => (DEFAULT.to_owned(), "the embedded default".to_owned()),
@@ -210,13 +211,15 @@ impl RunConfig {
 
     /// As [`RunConfig::load`], from TOML text; `origin` names it in messages.
     pub fn from_toml(text: &str, origin: &str, settings: &[String]) -> Result<Self> {
-        let mut table: toml::Table =
-            text.parse().map_err(|e| Error::Config(format!("{origin} is not valid TOML: {}", one_line(&e))))?;
+        let mut table: toml::Table = text
+            .parse()
+            .map_err(|e| Error::Config(format!("{origin} is not valid TOML: {}", one_line(&e))))?;
         for setting in settings {
             apply_setting(&mut table, setting)?;
         }
         keys::check(&table, origin)?;
-        let config: RunConfig = table.try_into().map_err(|e| Error::Config(format!("{origin}: {}", one_line(&e))))?;
+        let config: RunConfig =
+            table.try_into().map_err(|e| Error::Config(format!("{origin}: {}", one_line(&e))))?;
         config.validate()?;
         Ok(config)
     }
@@ -271,7 +274,11 @@ impl RunConfig {
             return fail("train.epochs", train.epochs.to_string(), "a positive number");
         }
         if train.keep_last == 0 {
-            return fail("train.keep_last", "0".into(), "at least 1: the last checkpoint is what --resume reads");
+            return fail(
+                "train.keep_last",
+                "0".into(),
+                "at least 1: the last checkpoint is what --resume reads",
+            );
         }
         if !(optimizer.lr >= 0.0 && optimizer.lr.is_finite()) {
             return fail("optimizer.lr", optimizer.lr.to_string(), "0 or a positive number");
@@ -304,7 +311,8 @@ fn one_line(e: &dyn std::fmt::Display) -> String {
 /// Puts `section.key=value` into the table. The value is TOML where it parses as such, else a string; commas outside
 /// brackets make a list of strings where the key takes a list.
 fn apply_setting(table: &mut toml::Table, setting: &str) -> Result<()> {
-    let usage = || Error::Config(format!("--set {setting}: expected section.key=value, for example train.steps=100"));
+    let usage =
+        || Error::Config(format!("--set {setting}: expected section.key=value, for example train.steps=100"));
     let (path, value) = setting.split_once('=').ok_or_else(usage)?;
     let (section, key) = path.trim().split_once('.').ok_or_else(usage)?;
     let value = value.trim();
@@ -312,7 +320,9 @@ fn apply_setting(table: &mut toml::Table, setting: &str) -> Result<()> {
     let mut parsed = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
     if keys::takes_list(section, key) && !parsed.is_array() {
         let items = match parsed {
-            toml::Value::String(text) => text.split(',').map(|s| toml::Value::String(s.trim().to_owned())).collect(),
+            toml::Value::String(text) => {
+                text.split(',').map(|s| toml::Value::String(s.trim().to_owned())).collect()
+            }
             other => vec![other],
         };
         parsed = toml::Value::Array(items);
@@ -388,7 +398,11 @@ mod tests {
         );
         assert_eq!(message(&["train.batch=0"]), "configuration: train.batch is 0, expected at least 1");
         assert!(message(&["train.batch=many"]).contains("invalid type: string \"many\", expected usize"));
-        assert!(message(&["schedule.kind=cosin"]).contains("unknown variant `cosin`"), "{}", message(&["schedule.kind=cosin"]));
+        assert!(
+            message(&["schedule.kind=cosin"]).contains("unknown variant `cosin`"),
+            "{}",
+            message(&["schedule.kind=cosin"])
+        );
         assert_eq!(
             message(&["data.block=200"]),
             "configuration: data.block is 200, longer than model.context 128; lower data.block or raise model.context"

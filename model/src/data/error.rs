@@ -20,6 +20,12 @@ pub enum DataError {
     )]
     Directory { path: PathBuf },
 
+    #[error(
+        "data {}: is a pipe or a device, and data is read more than once; write it to a file first",
+        path.display()
+    )]
+    NotAFile { path: PathBuf },
+
     #[error("data \"{name}\": there is no such embedded corpus; the one there is: embedded:austen")]
     UnknownCorpus { name: String },
 

@@ -45,7 +45,7 @@ impl Source {
     /// apart by their ending: `.jsonl` or `.ndjson`, `.bin`, and text for every other.
     ///
     /// # Errors
-    /// `UnknownCorpus`, `Directory`.
+    /// `UnknownCorpus`, `Directory`, `NotAFile`.
     pub fn parse(name: &str, role: Split) -> Result<Self, DataError> {
         if let Some(corpus) = name.strip_prefix("embedded:") {
             return match corpus {
@@ -58,6 +58,9 @@ impl Source {
         let path = PathBuf::from(name);
         if path.is_dir() {
             return Err(DataError::Directory { path });
+        }
+        if path.exists() && !path.is_file() {
+            return Err(DataError::NotAFile { path });
         }
         let ending = path.extension().and_then(|ext| ext.to_str()).unwrap_or("").to_ascii_lowercase();
         Ok(match ending.as_str() {
@@ -169,12 +172,16 @@ pub(super) fn read_error(path: &Path) -> impl Fn(std::io::Error) -> DataError {
     move |source| DataError::Read { path: path.to_owned(), source }
 }
 
-/// `start` is the offset of `bytes` in the file, for the message.
+/// `start` is the offset of `bytes` in the file, for the message. A byte order mark at the start of a file is no text.
 fn into_utf8(path: &Path, bytes: Vec<u8>, start: u64) -> Result<String, DataError> {
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         DataError::NotUtf8 { path: path.to_owned(), offset: start + at as u64, byte: error.as_bytes()[at] }
-    })
+    })?;
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) if start == 0 => Ok(rest.to_owned()),
+        _ => Ok(text),
+    }
 }
 
 /// Bytes of JSON lines handed out together, so that many cores have work and memory stays bounded.

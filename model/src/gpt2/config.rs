@@ -91,7 +91,9 @@ impl Gpt2Config {
         }
         if !self.n_embd.is_multiple_of(self.n_head) {
             let (width, heads) = (self.n_embd, self.n_head);
-            return fail(format!("width {width} is not a multiple of {heads} heads (model.width, model.heads)"));
+            return fail(format!(
+                "width {width} is not a multiple of {heads} heads (model.width, model.heads)"
+            ));
         }
         if !["gelu_new", "gelu_pytorch_tanh", "gelu"].contains(&self.activation_function.as_str()) {
             return fail(format!(
@@ -100,16 +102,22 @@ impl Gpt2Config {
             ));
         }
         if !self.scale_attn_weights || self.scale_attn_by_inverse_layer_idx {
-            return fail("scale_attn_weights = false and scale_attn_by_inverse_layer_idx are not supported".into());
+            return fail(
+                "scale_attn_weights = false and scale_attn_by_inverse_layer_idx are not supported".into(),
+            );
         }
-        for (key, p) in
-            [("embd_pdrop", self.embd_pdrop), ("attn_pdrop", self.attn_pdrop), ("resid_pdrop", self.resid_pdrop)]
-        {
+        for (key, p) in [
+            ("embd_pdrop", self.embd_pdrop),
+            ("attn_pdrop", self.attn_pdrop),
+            ("resid_pdrop", self.resid_pdrop),
+        ] {
             if !(0.0..1.0).contains(&p) {
                 return fail(format!("{key} is {p}, expected 0 <= probability < 1"));
             }
         }
-        for (key, x) in [("layer_norm_epsilon", self.layer_norm_epsilon), ("initializer_range", self.initializer_range)] {
+        for (key, x) in
+            [("layer_norm_epsilon", self.layer_norm_epsilon), ("initializer_range", self.initializer_range)]
+        {
             if !(x > 0.0 && x.is_finite()) {
                 return fail(format!("{key} is {x}, expected a positive number"));
             }

@@ -142,7 +142,13 @@ impl Gpt2 {
 
     /// Mean next-token loss: targets (B, T) i32 as in [`ops::cross_entropy`]. `divisor` replaces the number of counted
     /// targets.
-    pub fn loss(&self, fwd: &Forward, ids: &Tensor, targets: &Tensor, divisor: Option<f64>) -> Result<Tensor> {
+    pub fn loss(
+        &self,
+        fwd: &Forward,
+        ids: &Tensor,
+        targets: &Tensor,
+        divisor: Option<f64>,
+    ) -> Result<Tensor> {
         let hidden = self.hidden(fwd, ids)?;
         let head = fwd.weights.get(self.lm_head);
         Ok(ops::linear_cross_entropy::linear_cross_entropy(&hidden, head, targets, divisor)?)

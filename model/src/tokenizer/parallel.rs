@@ -80,4 +80,20 @@ mod tests {
         assert_eq!(pieces("", 8), Vec::<&str>::new());
         assert_eq!(pieces("   ", 1), ["   "]);
     }
+
+    #[test]
+    fn pieces_of_any_size_have_the_ids_of_the_whole() {
+        let text = "It  was,\n\n \n\"he'll\" said; 12 \t 3.5   \u{a0}x \u{3000} 中文 end.  \n\r\n  'tis <|endoftext|> so ";
+        for name in super::super::EMBEDDED {
+            let tokenizer = super::super::Tokenizer::embedded(name).unwrap();
+            let whole = tokenizer.encode(text).unwrap();
+            for min_bytes in 1..text.len() {
+                let cut = pieces(text, min_bytes);
+                let short = cut.iter().flat_map(|piece| tokenizer.encode_piece(piece).unwrap());
+                assert!(short.eq(whole.iter().copied()), "{name}, short way: {cut:?}");
+                let general = cut.iter().flat_map(|piece| tokenizer.encode(piece).unwrap());
+                assert!(general.eq(whole.iter().copied()), "{name}, general way: {cut:?}");
+            }
+        }
+    }
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use handloom_engine::device::Device;
+use handloom_engine::dtype::DType;
 use handloom_engine::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,14 @@ pub struct Best {
 pub struct Moments {
     pub m: Vec<Tensor>,
     pub v: Vec<Tensor>,
+}
+
+impl Moments {
+    /// The moments of a model that has not been trained.
+    pub fn zeros(model: &Gpt2) -> Self {
+        let zeros = || model.params.iter().map(|p| Tensor::zeros(p.value.shape(), DType::F32, Device::Cpu));
+        Moments { m: zeros().collect(), v: zeros().collect() }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,7 +134,13 @@ impl Checkpoints {
     /// Writes the checkpoint of `state.step`, points `latest` (and with `is_best`, `best`) to it, and removes all but the
     /// last `keep_last` and the best.
     pub fn save(
-        &self, model: &Gpt2, tokenizer: &Tokenizer, moments: &Moments, state: &State, keep_last: usize, is_best: bool,
+        &self,
+        model: &Gpt2,
+        tokenizer: &Tokenizer,
+        moments: &Moments,
+        state: &State,
+        keep_last: usize,
+        is_best: bool,
     ) -> Result<PathBuf> {
         let path = self.path(state.step);
         let partial = path.with_extension("partial");
@@ -144,7 +160,8 @@ impl Checkpoints {
             files.insert(name.to_owned(), hash(&partial.join(name))?);
         }
         let manifest = Manifest { format: FORMAT, step: state.step, files };
-        let json = serde_json::to_string_pretty(&manifest).expect("bug in handloom-model: the manifest is JSON");
+        let json =
+            serde_json::to_string_pretty(&manifest).expect("bug in handloom-model: the manifest is JSON");
         write_text(&partial.join(MANIFEST), &json)?;
         sync_dir(&partial)?;
         if path.exists() {
@@ -168,7 +185,8 @@ impl Checkpoints {
     /// Makes the file `marker` of the run directory name the checkpoint of `step`.
     fn point(&self, marker: &str, step: u64) -> Result<()> {
         let path = self.run.join(marker);
-        write_atomic(&path, |file| writeln!(file, "{}", name_of(step))).map_err(Error::io("cannot write", &path))
+        write_atomic(&path, |file| writeln!(file, "{}", name_of(step)))
+            .map_err(Error::io("cannot write", &path))
     }
 
     fn prune(&self, keep_last: usize, best: Option<u64>) -> Result<()> {
@@ -227,11 +245,15 @@ impl Checkpoints {
             let path = dir.join(name);
             let found = hash(&path)?;
             if found.bytes != entry.bytes {
-                let problem = format!("has {} bytes, was written with {}; it is damaged", found.bytes, entry.bytes);
+                let problem =
+                    format!("has {} bytes, was written with {}; it is damaged", found.bytes, entry.bytes);
                 return Err(Error::file(&path, problem));
             }
             if found != *entry {
-                return Err(Error::file(&path, "does not have the checksum it was written with; it is damaged"));
+                return Err(Error::file(
+                    &path,
+                    "does not have the checksum it was written with; it is damaged",
+                ));
             }
         }
         let state: State =
@@ -253,7 +275,8 @@ fn load_moments(path: &Path, model: &Gpt2) -> Result<Moments> {
             let name = format!("{moment}.{}", param.name);
             let tensor = found.remove(&name).ok_or_else(|| Error::file(path, format!("lacks {name}")))?;
             if tensor.shape() != param.value.shape() {
-                let problem = format!("{name} is {:?}, the parameter {:?}", tensor.shape(), param.value.shape());
+                let problem =
+                    format!("{name} is {:?}, the parameter {:?}", tensor.shape(), param.value.shape());
                 return Err(Error::file(path, problem));
             }
             Ok(tensor)

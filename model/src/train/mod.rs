@@ -6,14 +6,14 @@ pub mod metrics;
 pub mod schedule;
 mod step;
 
+pub use step::train_step;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use handloom_engine::device::Device;
-use handloom_engine::dtype::DType;
 use handloom_engine::storage;
-use handloom_engine::tensor::Tensor;
 
 use crate::config::RunConfig;
 use crate::data::{Blocks, Order, Progress};
@@ -89,7 +89,11 @@ impl Trainer {
         let checkpoints = Checkpoints::open(run)?;
         let found = if resume { checkpoints.load_latest(|message| progress.notice(message))? } else { None };
         if resume && found.is_none() {
-            let what = if has_run { "has no checkpoint yet; it starts from the beginning" } else { "holds no run yet" };
+            let what = if has_run {
+                "has no checkpoint yet; it starts from the beginning"
+            } else {
+                "holds no run yet"
+            };
             progress.notice(&format!("{} {what}", run.display()));
         }
         let saved = found.as_ref().map(|(_, _, state)| state.step);
@@ -105,8 +109,7 @@ impl Trainer {
             }
             None => {
                 let model = fresh_model(&config, &tokenizer)?;
-                let zeros = || model.params.iter().map(|p| Tensor::zeros(p.value.shape(), DType::F32, Device::Cpu));
-                let moments = Moments { m: zeros().collect(), v: zeros().collect() };
+                let moments = Moments::zeros(&model);
                 let state = State {
                     num_blocks: num_blocks as u64,
                     tokenizer: tokenizer.fingerprint().to_owned(),
@@ -175,7 +178,9 @@ impl Trainer {
         while self.state.step < steps && !stop.load(Ordering::Relaxed) {
             let started = Instant::now();
             let tokens_before = self.state.rows * self.train.block() as u64;
-            let mut measured = self.train_step(steps)?;
+            let batches = self.next_batches()?;
+            let (model, moments, state) = (&mut self.model, &mut self.moments, &mut self.state);
+            let mut measured = train_step(model, moments, state, &self.config, batches, steps)?;
             let seconds = started.elapsed().as_secs_f64();
             let tokens = self.state.rows * self.train.block() as u64 - tokens_before;
             measured.ms_per_step = Some(seconds * 1e3);
@@ -188,7 +193,8 @@ impl Trainer {
             observer.step(&measured, steps);
             let mut improved = false;
             if self.valid.is_some() && (due(train.eval_every) || step == steps) {
-                let result = self.evaluate(observer)?.expect("bug in handloom-model: no validation data after all");
+                let result =
+                    self.evaluate(observer)?.expect("bug in handloom-model: no validation data after all");
                 improved = self.state.best.is_none_or(|best| result.loss < best.val_loss);
                 if improved {
                     self.state.best = Some(Best { step, val_loss: result.loss });
@@ -217,7 +223,8 @@ impl Trainer {
 
     fn evaluate(&self, observer: &mut dyn Observer) -> Result<Option<Evaluation>> {
         let Some(valid) = &self.valid else { return Ok(None) };
-        evaluate(&self.model, valid, self.config.train.batch, |done, all| observer.evaluating(done, all)).map(Some)
+        evaluate(&self.model, valid, self.config.train.batch, |done, all| observer.evaluating(done, all))
+            .map(Some)
     }
 
     fn save(&mut self, is_best: bool) -> Result<()> {

@@ -5,87 +5,109 @@ use handloom_engine::ops::norm::{clip_factor, global_norm};
 use handloom_engine::tensor::Tensor;
 
 use super::Trainer;
+use super::checkpoint::{Moments, State};
 use super::metrics::StepMetrics;
-use crate::config::Decay;
+use crate::config::{Decay, RunConfig};
 use crate::error::{Error, Result};
+use crate::gpt2::Gpt2;
 use crate::layers::{DropoutSource, Forward};
 use crate::objective::Batch;
 
-impl Trainer {
-    /// Runs the next step of `steps` and measures loss, rate and gradient norm.
-    pub(super) fn train_step(&mut self, steps: u64) -> Result<StepMetrics> {
-        let (train, optimizer) = (self.config.train.clone(), self.config.optimizer.clone());
-        let step = self.state.step;
-        let batches = self.next_batches()?;
-        let counted: usize = batches.iter().map(|batch| batch.counted).sum();
-        let divisor = Some(counted.max(1) as f64);
-        let scale = self.state.loss_scaler.map_or(1.0, |scaler| scaler.scale);
+/// Runs one step on `batches` and measures loss, rate and gradient norm. `steps` is the length of the run, for the
+/// learning rate.
+///
+/// # Errors
+/// [`Error::Run`] when loss or gradients are not finite (without a loss scaler).
+pub fn train_step(
+    model: &mut Gpt2,
+    moments: &mut Moments,
+    state: &mut State,
+    config: &RunConfig,
+    batches: Vec<Batch>,
+    steps: u64,
+) -> Result<StepMetrics> {
+    let (train, optimizer) = (&config.train, &config.optimizer);
+    let step = state.step;
+    let counted: usize = batches.iter().map(|batch| batch.counted).sum();
+    let divisor = Some(counted.max(1) as f64);
+    let scale = state.loss_scaler.map_or(1.0, |scaler| scaler.scale);
 
-        // Every micro-batch's loss is divided by the tokens of all of them: the sum is the mean over the step.
-        let mut loss = 0.0;
-        let mut grads: Vec<Option<Tensor>> = Vec::new();
-        for batch in batches {
-            let dropout = DropoutSource { seed: train.seed, step: self.state.micro_steps as u32 };
-            let fwd = Forward::training(&self.model.params, dropout, train.recompute);
-            let tape = fwd.tape.clone().expect("bug in handloom-model: a training pass has a tape");
-            let mut under_way = tape.gradients();
-            fwd.weights.seed_gradients(&mut under_way, std::mem::take(&mut grads));
-            let part = self.model.loss(&fwd, &batch.ids, &batch.targets, divisor)?;
-            loss += part.item()? as f64;
-            tape.backward(&part, Tensor::scalar(scale as f32), &mut under_way)?;
-            grads = fwd.weights.take_gradients(&mut under_way);
-            self.state.micro_steps += 1;
-        }
-        let grads = self.all_present(grads)?;
-
-        let norm = global_norm(&grads)? / scale;
-        let lr = optimizer.lr * self.config.schedule.factor(step, steps);
-        let counts = match &mut self.state.loss_scaler {
-            Some(scaler) => scaler.update(norm.is_finite()),
-            None if norm.is_finite() && loss.is_finite() => true,
-            None => {
-                return Err(Error::Run(format!(
-                    "step {}: loss {loss}, gradient norm {norm}: training has diverged. The checkpoint before it is \
-                     intact; lower optimizer.lr, lengthen schedule.warmup_steps or check the data",
-                    step + 1
-                )));
-            }
-        };
-        if counts {
-            self.state.updates += 1;
-            let grad_scale = (clip_factor(norm, optimizer.clip_norm) / scale) as f32;
-            let betas = (optimizer.betas[0], optimizer.betas[1]);
-            let shared = Step { lr, betas, eps: optimizer.eps, step: self.state.updates, grad_scale };
-            let moments = self.moments.m.iter_mut().zip(&mut self.moments.v);
-            let mut parameters: Vec<Parameter> = self
-                .model
-                .params
-                .iter_mut()
-                .zip(&grads)
-                .zip(moments)
-                .map(|((param, grad), (m, v))| {
-                    let decays = optimizer.decay == Decay::All || param.value.rank() >= 2;
-                    let weight_decay = if decays { optimizer.weight_decay as f32 } else { 0.0 };
-                    Parameter { value: &mut param.value, master: param.master.as_mut(), grad, m, v, weight_decay }
-                })
-                .collect();
-            adamw(&mut parameters, shared)?;
-        }
-        self.state.step += 1;
-        Ok(StepMetrics {
-            step: self.state.step,
-            loss: Some(loss),
-            ppl: Some(loss.exp()),
-            lr: Some(lr),
-            grad_norm: Some(norm),
-            loss_scale: self.state.loss_scaler.map(|scaler| scaler.scale),
-            skipped_steps: self.state.loss_scaler.map(|scaler| scaler.skipped_steps),
-            ..StepMetrics::default()
-        })
+    // Every micro-batch's loss is divided by the tokens of all of them: the sum is the mean over the step.
+    let mut loss = 0.0;
+    let mut grads: Vec<Option<Tensor>> = Vec::new();
+    for batch in batches {
+        let dropout = DropoutSource { seed: train.seed, step: state.micro_steps as u32 };
+        let fwd = Forward::training(&model.params, dropout, train.recompute);
+        let tape = fwd.tape.clone().expect("bug in handloom-model: a training pass has a tape");
+        let mut under_way = tape.gradients();
+        fwd.weights.seed_gradients(&mut under_way, std::mem::take(&mut grads));
+        let part = model.loss(&fwd, &batch.ids, &batch.targets, divisor)?;
+        loss += part.item()? as f64;
+        tape.backward(&part, Tensor::scalar(scale as f32), &mut under_way)?;
+        grads = fwd.weights.take_gradients(&mut under_way);
+        state.micro_steps += 1;
     }
+    let grads = all_present(model, grads)?;
 
+    let norm = global_norm(&grads)? / scale;
+    let lr = optimizer.lr * config.schedule.factor(step, steps);
+    let counts = match &mut state.loss_scaler {
+        Some(scaler) => scaler.update(norm.is_finite()),
+        None if norm.is_finite() && loss.is_finite() => true,
+        None => {
+            return Err(Error::Run(format!(
+                "step {}: loss {loss}, gradient norm {norm}: training has diverged. The checkpoint before it is \
+                     intact; lower optimizer.lr, lengthen schedule.warmup_steps or check the data",
+                step + 1
+            )));
+        }
+    };
+    if counts {
+        state.updates += 1;
+        let grad_scale = (clip_factor(norm, optimizer.clip_norm) / scale) as f32;
+        let betas = (optimizer.betas[0], optimizer.betas[1]);
+        let shared = Step { lr, betas, eps: optimizer.eps, step: state.updates, grad_scale };
+        let moments = moments.m.iter_mut().zip(&mut moments.v);
+        let mut parameters: Vec<Parameter> = model
+            .params
+            .iter_mut()
+            .zip(&grads)
+            .zip(moments)
+            .map(|((param, grad), (m, v))| {
+                let decays = optimizer.decay == Decay::All || param.value.rank() >= 2;
+                let weight_decay = if decays { optimizer.weight_decay as f32 } else { 0.0 };
+                Parameter { value: &mut param.value, master: param.master.as_mut(), grad, m, v, weight_decay }
+            })
+            .collect();
+        adamw(&mut parameters, shared)?;
+    }
+    state.step += 1;
+    Ok(StepMetrics {
+        step: state.step,
+        loss: Some(loss),
+        ppl: Some(loss.exp()),
+        lr: Some(lr),
+        grad_norm: Some(norm),
+        loss_scale: state.loss_scaler.map(|scaler| scaler.scale),
+        skipped_steps: state.loss_scaler.map(|scaler| scaler.skipped_steps),
+        ..StepMetrics::default()
+    })
+}
+
+/// Every parameter must have received a gradient: one that did not is a broken model, never a silent zero.
+fn all_present(model: &Gpt2, grads: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
+    let names = model.params.iter().map(|param| &param.name);
+    names
+        .zip(grads)
+        .map(|(name, grad)| {
+            grad.ok_or_else(|| Error::Run(format!("bug in handloom-model: no gradient for {name}")))
+        })
+        .collect()
+}
+
+impl Trainer {
     /// The micro-batches of the next step; moves the position past them.
-    fn next_batches(&mut self) -> Result<Vec<Batch>> {
+    pub(super) fn next_batches(&mut self) -> Result<Vec<Batch>> {
         let limit = self.row_limit().unwrap_or(u64::MAX);
         let mut batches = Vec::new();
         for _ in 0..self.config.train.accumulate {
@@ -98,14 +120,5 @@ impl Trainer {
             batches.push(Batch::causal(&self.train, rows.into_iter())?);
         }
         Ok(batches)
-    }
-
-    /// Every parameter must have received a gradient: one that did not is a broken model, never a silent zero.
-    fn all_present(&self, grads: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
-        let names = self.model.params.iter().map(|param| &param.name);
-        names
-            .zip(grads)
-            .map(|(name, grad)| grad.ok_or_else(|| Error::Run(format!("bug in handloom-model: no gradient for {name}"))))
-            .collect()
     }
 }
