@@ -349,12 +349,17 @@ pub(super) fn gemm(
 fn pack_left(block: &mut [f32], a: Mat<f32>, row: usize, rows: usize, first: usize, depth: usize) {
     for (strip, i) in block.chunks_exact_mut(MR * KC).zip((0..rows).step_by(MR)) {
         let count = MR.min(rows - i);
-        for (p, out) in strip.chunks_exact_mut(MR).enumerate().take(depth) {
-            let at = (row + i) * a.row_stride + (first + p) * a.col_stride;
-            if a.row_stride == 1 {
-                out[..count].copy_from_slice(&a.data[at..at + count]);
-            } else {
-                (0..count).for_each(|i| out[i] = a.data[at + i * a.row_stride]);
+        let start = (row + i) * a.row_stride + first * a.col_stride;
+        if a.row_stride == 1 {
+            for (p, out) in strip.chunks_exact_mut(MR).enumerate().take(depth) {
+                out[..count].copy_from_slice(&a.data[start + p * a.col_stride..][..count]);
+            }
+            continue;
+        }
+        for i in 0..count {
+            let row = &a.data[start + i * a.row_stride..];
+            for (p, out) in strip.chunks_exact_mut(MR).enumerate().take(depth) {
+                out[i] = row[p * a.col_stride];
             }
         }
     }
