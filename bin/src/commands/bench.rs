@@ -8,7 +8,9 @@ use handloom_engine::philox::Stream;
 use handloom_engine::profile::{self, Pass};
 use handloom_engine::{cpu::simd, storage};
 use handloom_model::config::RunConfig;
-use handloom_model::gpt2::Gpt2;
+use handloom_model::generate::{Sampler, Sampling};
+use handloom_model::gpt2::{Gpt2, KvCache};
+use handloom_model::layers::Forward;
 use handloom_model::objective::Batch;
 use handloom_model::train::checkpoint::{Moments, State};
 use handloom_model::train::loss_scaler::LossScaler;
@@ -28,6 +30,29 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// A training step, on random tokens: time, tokens/s, memory, and where the time goes op by op
     Train(BenchTrainArgs),
+    /// Generation with the KV cache: tokens per second, prompt included
+    Generate(BenchGenerateArgs),
+}
+
+#[derive(Args, Debug)]
+struct BenchGenerateArgs {
+    /// Override a key of [model]; the default is GPT-2's textbook case
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Vocabulary size
+    #[arg(long, value_name = "N", default_value_t = 50257)]
+    vocab: usize,
+    /// Token ids of the prompt
+    #[arg(long, value_name = "ID", num_args = 1.., default_values_t = [37573, 4673, 318])]
+    prompt: Vec<i32>,
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    new_tokens: usize,
+    /// Runs that count, after one that does not
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    runs: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -56,6 +81,7 @@ struct BenchTrainArgs {
 pub fn run(args: BenchArgs) -> CommandResult {
     match args.command {
         BenchCommand::Train(args) => bench_train(args),
+        BenchCommand::Generate(args) => bench_generate(args),
     }
 }
 
@@ -166,6 +192,47 @@ fn bench_train(args: BenchTrainArgs) -> CommandResult {
         println!("{op:<22} {:<9} {calls:>6.0} {ms:>9.2} {share:>6.1}%", format!("{pass:?}").to_lowercase());
     }
     println!("{:<22} {:<9} {:>6} {sum:>9.2}   (mean step {:.2} ms)", "sum", "", "", profiled * 1e3 / steps);
+    Ok(())
+}
+
+fn bench_generate(args: BenchGenerateArgs) -> CommandResult {
+    let config = RunConfig::from_toml("", "the textbook case", &args.set)?;
+    if args.runs == 0 || args.new_tokens == 0 || args.prompt.is_empty() {
+        return Err("--runs, --new-tokens and --prompt need at least one each".into());
+    }
+    let mut model = Gpt2::new(config.gpt2(args.vocab, None))?;
+    model.initialise(config.model.init, config.train.seed)?;
+    model.params.set_precision(config.train.precision)?;
+    let fwd = Forward::inference(&model.params);
+    let mut rates = Vec::new();
+    for run in 0..=args.runs {
+        let mut sampler = Sampler::new(Sampling { seed: run as u64, ..Sampling::default() })?;
+        let started = Instant::now();
+        let mut cache = KvCache::new(&model);
+        let mut next = args.prompt.clone();
+        for _ in 0..args.new_tokens {
+            let logits = model.next_logits(&fwd, &mut cache, &next)?;
+            next = vec![sampler.next(&logits)? as i32];
+        }
+        if run > 0 {
+            rates.push(args.new_tokens as f64 / started.elapsed().as_secs_f64());
+        }
+    }
+    rates.sort_by(f64::total_cmp);
+    let (median, min, max) = (rates[rates.len() / 2], rates[0], rates[rates.len() - 1]);
+    if args.json {
+        let report = json!({
+            "bench": "generate",
+            "device": "cpu",
+            "threads": rayon::current_num_threads(),
+            "new_tokens": args.new_tokens,
+            "tokens_per_s": { "median": median, "min": min, "max": max },
+            "peak_rss_bytes": peak_rss_bytes(),
+        });
+        println!("{report}");
+    } else {
+        println!("{median:.1} tokens/s median ({min:.1} to {max:.1}), {} new tokens a run", args.new_tokens);
+    }
     Ok(())
 }
 
