@@ -71,21 +71,23 @@ pub fn sample(n: usize, most: usize, reader: &mut Reader) -> Vec<usize> {
 }
 
 /// d sum(dout * f(inputs)) / d inputs[which] at `positions`, by the fourth-order central difference
-/// (8 (f(x+h) - f(x-h)) - (f(x+2h) - f(x-2h))) / 12h with h a 5000th of the input's spread.
+/// (8 (f(x+h) - f(x-h)) - (f(x+2h) - f(x-2h))) / 12h with h a 5000th of the input's spread. Also returns
+/// how much of that may be rounding of f64.
 pub fn finite_differences(
     f: impl Fn(&[Array]) -> Array,
     inputs: &[Array],
     which: usize,
     dout: &[f64],
     positions: &[usize],
-) -> Vec<f64> {
+) -> (Vec<f64>, f64) {
     let mut inputs = inputs.to_vec();
     let finite: Vec<f64> = inputs[which].data.iter().copied().filter(|x| x.is_finite()).collect();
     let mean = finite.iter().sum::<f64>() / finite.len().max(1) as f64;
     let deviations: Vec<f64> = finite.iter().map(|x| x - mean).collect();
     let spread = if finite.len() > 1 { crate::close::rms(&deviations) } else { mean.abs() };
     let h = (2e-4 * spread).max(1e-5);
-    positions
+    let terms: f64 = f(&inputs).data.iter().zip(dout).map(|(out, dout)| (out * dout).abs()).sum();
+    let differences = positions
         .iter()
         .map(|&at| {
             let x = inputs[which].data[at];
@@ -101,7 +103,8 @@ pub fn finite_differences(
             let total: f64 = (0..dout.len()).map(|i| if dout[i] == 0.0 { 0.0 } else { dout[i] * difference(i) }).sum();
             total / (12.0 * h)
         })
-        .collect()
+        .collect();
+    (differences, 2e-16 * terms / h)
 }
 
 #[cfg(test)]
@@ -112,8 +115,8 @@ mod tests {
     fn differences_of_a_cubic_are_exact() {
         let x = Array { shape: vec![2], data: vec![1.5, -2.0] };
         let cubes = |x: &[Array]| Array::from_fn(&[2], |i| x[0].data[i].powi(3));
-        let got = finite_differences(cubes, &[x], 0, &[2.0, 1.0], &[0, 1]);
+        let (got, noise) = finite_differences(cubes, &[x], 0, &[2.0, 1.0], &[0, 1]);
         // 2 * 3 * 1.5^2 and 3 * 2^2
-        assert!((got[0] - 13.5).abs() < 1e-9 && (got[1] - 12.0).abs() < 1e-9, "{got:?}");
+        assert!((got[0] - 13.5).abs() < 1e-9 && (got[1] - 12.0).abs() < 1e-9 && noise < 1e-9, "{got:?}");
     }
 }

@@ -22,8 +22,8 @@ const CASES: &[Case] = &[
         .condition(500.0),
 ];
 
-/// No large mean: rounding h to half precision would leave nothing of its deviation.
-const RESIDUAL_CASES: &[Case] = CASES.split_at(CASES.len() - 1).0;
+/// Normal values only: beside large ones, y would not show in the card's output.
+const RESIDUAL_CASES: &[Case] = CASES.split_at(7).0;
 
 fn layernorm_reference(inp: &Array, weight: &Array, bias: &Array) -> Array {
     let cols = inp.cols();

@@ -115,13 +115,15 @@ pub struct Case {
     pub pattern: Pattern,
     /// How many times more than usual f32 rounding shows in the results: the condition number of this case's inputs.
     pub condition: f64,
+    /// The same for half precision: where stored intermediates or results cancel.
+    pub half_condition: f64,
     /// What this case would catch.
     pub why: &'static str,
 }
 
-/// A case with normal values, no pattern and condition 1.
+/// A case with normal values, no pattern and conditions 1.
 pub const fn case(sizes: &'static [usize], why: &'static str) -> Case {
-    Case { sizes, values: Values::Normal, pattern: Pattern::Plain, condition: 1.0, why }
+    Case { sizes, values: Values::Normal, pattern: Pattern::Plain, condition: 1.0, half_condition: 1.0, why }
 }
 
 impl Case {
@@ -135,6 +137,10 @@ impl Case {
 
     pub const fn condition(self, condition: f64) -> Case {
         Case { condition, ..self }
+    }
+
+    pub const fn half_condition(self, half_condition: f64) -> Case {
+        Case { half_condition, ..self }
     }
 
     /// Draws an activation.
