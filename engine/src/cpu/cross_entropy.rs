@@ -33,6 +33,9 @@ pub fn forward<E: Float>(
     vocab: usize,
     ignore_index: i32,
 ) -> f64 {
+    if vocab == 0 {
+        return 0.0; // every target is ignored
+    }
     let losses: Vec<f64> = lse
         .par_iter_mut()
         .zip(logits.par_chunks_exact(vocab))
@@ -59,7 +62,7 @@ pub fn backward_in_place<E: Float>(
     ignore_index: i32,
     scale: f32,
 ) {
-    logits.par_chunks_exact_mut(vocab).zip(lse).zip(targets).for_each(|((row, &lse), &target)| {
+    logits.par_chunks_exact_mut(vocab.max(1)).zip(lse).zip(targets).for_each(|((row, &lse), &target)| {
         if target == ignore_index {
             row.fill(E::from_f32(0.0));
             return;
@@ -87,12 +90,19 @@ pub fn linear_forward_backward(
     inp: &[f32],
     weight: &[f32],
     targets: &[i32],
+    vocab: usize,
     cols: usize,
     ignore_index: i32,
     scale: f32,
     mut grads: Option<LinearGrads>,
 ) -> f64 {
-    let (rows, vocab) = (targets.len(), weight.len() / cols);
+    let rows = targets.len();
+    if vocab == 0 {
+        if let Some(grads) = grads {
+            grads.dinp.fill(0.0);
+        }
+        return 0.0; // every target is ignored
+    }
     let mut logits = Storage::new(CHUNK.min(rows) * vocab * size_of::<f32>());
     let logits: &mut [f32] = bytemuck::cast_slice_mut(logits.as_bytes_mut());
     let mut loss = 0.0;

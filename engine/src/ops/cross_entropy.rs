@@ -126,7 +126,16 @@ pub fn linear_cross_entropy(
                 None => None,
             };
             let (inp, weight) = (wide_inp.slice()?, wide_weight.slice()?);
-            kernel::linear_forward_backward(inp, weight, &targets, cols, IGNORE_INDEX, factor as f32, grads)
+            kernel::linear_forward_backward(
+                inp,
+                weight,
+                &targets,
+                vocab,
+                cols,
+                IGNORE_INDEX,
+                factor as f32,
+                grads,
+            )
         }
     };
     let loss = Tensor::scalar((total * factor) as f32);
