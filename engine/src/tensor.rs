@@ -256,7 +256,9 @@ impl Tensor {
 
     /// A view with other shape and strides over the same storage; the caller answers for the bounds.
     pub(crate) fn view(&self, offset: usize, shape: Vec<usize>, strides: Vec<usize>) -> Self {
-        Tensor { offset: self.offset + offset, shape, strides, var: None, ..self.clone() }
+        // An empty view may start past the end: nothing is there to point to.
+        let offset = if shape.contains(&0) { 0 } else { self.offset + offset };
+        Tensor { offset, shape, strides, var: None, ..self.clone() }
     }
 
     /// Sizes of a rank-2 tensor.
