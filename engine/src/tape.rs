@@ -17,6 +17,9 @@ use crate::tensor::Tensor;
 
 type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()> + Send>;
 
+/// The op name of a tensor to differentiate by.
+const LEAF: &str = "leaf";
+
 struct Node {
     op: &'static str,
     shape: Vec<usize>,
@@ -83,7 +86,7 @@ impl Tape {
     /// The same values as something to differentiate by. Its gradient is accumulated in `grad_dtype`: f32 for
     /// parameters in every precision, the tensor's own dtype for activations.
     pub fn leaf(&self, value: &Tensor, grad_dtype: DType) -> Tensor {
-        self.push("leaf", value, grad_dtype, None)
+        self.push(LEAF, value, grad_dtype, None)
     }
 
     /// Number of recorded tensors.
@@ -108,7 +111,8 @@ impl Tape {
     /// holds the gradients of the leaves, and the tape's closures are gone.
     ///
     /// # Errors
-    /// [`Error::Tape`] when `output` is not on this tape or `dout` has another shape; whatever an op's backward reports.
+    /// [`Error::Tape`] when `output` is not on this tape, `dout` has another shape, or a gradient reaches an op whose
+    /// backward has run already; whatever an op's backward reports.
     pub fn backward(&self, output: &Tensor, dout: Tensor, grads: &mut Gradients) -> Result<()> {
         let id = match &output.var {
             Some(var) if Weak::ptr_eq(&var.tape, &Arc::downgrade(&self.0)) => var.id,
@@ -133,7 +137,19 @@ impl Tape {
     fn run(&self, grads: &mut Gradients, last: usize, first: usize) -> Result<()> {
         let was_recording = self.set_recording(false);
         let result = (first..=last).rev().try_for_each(|id| {
-            let Some(backward) = lock(&self.0).nodes[id].backward.take() else { return Ok(()) };
+            let (op, backward) = {
+                let node = &mut lock(&self.0).nodes[id];
+                (node.op, node.backward.take())
+            };
+            let Some(backward) = backward else {
+                return match grads.slots.get(id) {
+                    Some(Some(_)) if op != LEAF => Err(Error::Tape(format!(
+                        "the backward of {op} has run already and freed what it held; run forward again, \
+                         or add the losses and run backward once"
+                    ))),
+                    _ => Ok(()),
+                };
+            };
             match grads.take(Some(id)) {
                 Some(dout) => backward(dout, grads),
                 None => Ok(()), // nothing downstream of it reached the output
