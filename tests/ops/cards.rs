@@ -65,7 +65,11 @@ fn reader(card: &Card, index: usize, purpose: u32) -> Reader {
 fn relative(card: &Card, case: &Case, dtype: DType, result: DType) -> f64 {
     let f32_part = DType::F32.epsilon() * case.condition * (8.0 + 4.0 * (card.terms)(case.sizes).sqrt());
     let roundings = if result == DType::F32 { card.roundings - 1.0 } else { card.roundings };
-    if dtype == DType::F32 { f32_part } else { f32_part + 0.55 * dtype.epsilon() * case.half_condition * roundings }
+    if dtype == DType::F32 {
+        f32_part
+    } else {
+        f32_part + 0.55 * dtype.epsilon() * case.half_condition * roundings
+    }
 }
 
 fn bits(run: &Run) -> Vec<Vec<u32>> {
@@ -119,14 +123,18 @@ fn check(card: &Card, index: usize, dtype: DType, pools: &[rayon::ThreadPool]) -
             return Err(format!("{what} holds {bad}"));
         }
         let at = sample(got.len(), SAMPLE, &mut positions);
-        let (want, noise) = finite_differences(|x| (card.reference)(case, x), &arrays, which, &dout_values, &at);
+        let (want, noise) =
+            finite_differences(|x| (card.reference)(case, x), &arrays, which, &dout_values, &at);
         // What cancels to nothing is judged against what went into it.
         let scale = match rms(&want).max(rms(&got)) {
-            _ if rms(&want) == 0.0 => rms(&dout_values) * rms(&values(&first.out)) / rms(&input.array.data).max(1e-5),
+            _ if rms(&want) == 0.0 => {
+                rms(&dout_values) * rms(&values(&first.out)) / rms(&input.array.data).max(1e-5)
+            }
             scale => scale,
         };
         let relative = relative(card, case, dtype, grad.dtype());
-        let absolute = relative * scale + noise + card.roundings * smallest(grad.dtype()).max(smallest(dtype));
+        let absolute =
+            relative * scale + noise + card.roundings * smallest(grad.dtype()).max(smallest(dtype));
         let picked: Vec<f64> = at.iter().map(|i| got[*i]).collect();
         compare(&what, &[at.len()], &picked, &want, Tolerance { absolute, relative })
             .map_err(|message| format!("{message}; positions {at:?}"))?;
@@ -164,7 +172,8 @@ fn check(card: &Card, index: usize, dtype: DType, pools: &[rayon::ThreadPool]) -
 
     // The same bits every time, on any number of threads.
     for pool in pools {
-        let again = pool.install(|| run(card, case, &inputs, dtype, &dout, &none)).map_err(|e| e.to_string())?;
+        let again =
+            pool.install(|| run(card, case, &inputs, dtype, &dout, &none)).map_err(|e| e.to_string())?;
         if bits(&again) != bits(&first) {
             return Err(format!("other bits on {} threads", pool.current_num_threads()));
         }
@@ -213,7 +222,11 @@ fn every_card_in_bf16() {
 #[test]
 fn cards_are_complete() {
     for (i, card) in ALL.iter().enumerate() {
-        assert!(!card.cases.is_empty() && !card.formula.is_empty() && !card.source.is_empty(), "{}", card.name);
+        assert!(
+            !card.cases.is_empty() && !card.formula.is_empty() && !card.source.is_empty(),
+            "{}",
+            card.name
+        );
         assert!(ALL[..i].iter().all(|other| other.name != card.name), "{} twice", card.name);
         for case in card.cases.iter().chain([&card.bench]) {
             assert!(!case.why.is_empty(), "{} {:?}", card.name, case.sizes);

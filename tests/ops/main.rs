@@ -3,6 +3,7 @@
 
 mod cards;
 mod errors;
+mod goldens;
 mod optimizer;
 mod properties;
 mod tape;

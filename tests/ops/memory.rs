@@ -39,5 +39,8 @@ fn buffers_are_freed_at_their_last_use() {
 
     let (forward, whole) = peaks(4);
     assert!(forward <= (LAYERS / 4 + 2) * BYTES, "{forward} bytes: a checkpoint keeps its input only");
-    assert!(whole <= (LAYERS / 4 + 4 + 3) * BYTES, "{whole} bytes: and one group more while it is recomputed");
+    assert!(
+        whole <= (LAYERS / 4 + 4 + 3) * BYTES,
+        "{whole} bytes: and one group more while it is recomputed"
+    );
 }

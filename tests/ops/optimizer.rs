@@ -73,8 +73,10 @@ fn the_first_step_is_lr_times_the_sign() {
     // m^ = g and v^ = g^2 at step 1, whatever the betas: p = p (1 - lr wd) - lr sign(g).
     let mut value = Tensor::from_slice(&[1.0f32, -2.0, 3.0], &[3]).unwrap();
     let grad = Tensor::from_slice(&[1e-3f32, -7.0, 1e4], &[3]).unwrap();
-    let (mut m, mut v) = (Tensor::zeros(&[3], DType::F32, grad.device()), Tensor::zeros(&[3], DType::F32, grad.device()));
-    let mut p = Parameter { value: &mut value, master: None, grad: &grad, m: &mut m, v: &mut v, weight_decay: 0.5 };
+    let (mut m, mut v) =
+        (Tensor::zeros(&[3], DType::F32, grad.device()), Tensor::zeros(&[3], DType::F32, grad.device()));
+    let mut p =
+        Parameter { value: &mut value, master: None, grad: &grad, m: &mut m, v: &mut v, weight_decay: 0.5 };
     adamw(std::slice::from_mut(&mut p), step(1)).unwrap();
     let want = [0.995 - 0.01, -1.99 + 0.01, 2.985 - 0.01];
     assert_close("p", &[3], &values(&value), &want, Tolerance { absolute: 1e-6, relative: 1e-5 });
@@ -98,9 +100,15 @@ fn misuse_is_reported() {
         };
         adamw(std::slice::from_mut(&mut p), s).unwrap_err().to_string()
     };
-    assert_eq!(call(&grad, None, &short, &grad, step(1)), "adamw: value [3] and grad [2] must have one shape");
+    assert_eq!(
+        call(&grad, None, &short, &grad, step(1)),
+        "adamw: value [3] and grad [2] must have one shape"
+    );
     assert_eq!(call(&grad, None, &grad, &short, step(1)), "adamw: value [3] and m [2] must have one shape");
-    assert_eq!(call(&half, Some(&short), &grad, &grad, step(1)), "adamw: value [3] and master [2] must have one shape");
+    assert_eq!(
+        call(&half, Some(&short), &grad, &grad, step(1)),
+        "adamw: value [3] and master [2] must have one shape"
+    );
     assert_eq!(call(&half, None, &grad, &grad, step(1)), "adamw: a bf16 parameter needs an f32 master");
     assert_eq!(call(&grad, None, &half, &grad, step(1)), "slice: tensor has dtype bf16, expected f32");
     assert_eq!(

@@ -93,7 +93,9 @@ fn gradients_already_there_are_added_to() {
 
 #[test]
 fn a_leafs_gradient_has_the_dtype_it_asked_for() {
-    let half = handloom_engine::ops::cast::cast(&Tensor::from_slice(&[1.0f32; 3], &[3]).unwrap(), DType::BF16).unwrap();
+    let half =
+        handloom_engine::ops::cast::cast(&Tensor::from_slice(&[1.0f32; 3], &[3]).unwrap(), DType::BF16)
+            .unwrap();
     for dtype in [DType::F32, DType::BF16] {
         let tape = Tape::new();
         let x = tape.leaf(&half, dtype);

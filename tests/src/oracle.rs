@@ -6,12 +6,13 @@ use handloom_engine::dtype::DType;
 use handloom_engine::philox::Reader;
 use handloom_engine::tensor::Tensor;
 
-/// The nearest value of `dtype`, by the `half` crate rather than by the engine's own conversions.
+/// The nearest value of `dtype` (by way of f32), by the `half` crate rather than by the engine's own conversions. Not its
+/// `from_f64`, which looks at the upper 32 bits only and so takes values just above a tie for ties.
 pub fn round(value: f64, dtype: DType) -> f64 {
     match dtype {
         DType::F32 => value as f32 as f64,
-        DType::F16 => f16::from_f64(value).to_f64(),
-        DType::BF16 => bf16::from_f64(value).to_f64(),
+        DType::F16 => f16::from_f32(value as f32).to_f64(),
+        DType::BF16 => bf16::from_f32(value as f32).to_f64(),
         DType::I32 => value,
     }
 }
@@ -36,8 +37,12 @@ pub fn tensor(array: &Array, dtype: DType) -> Tensor {
     let data = &array.data;
     let tensor = match dtype {
         DType::F32 => Tensor::from_slice(&data.iter().map(|x| *x as f32).collect::<Vec<_>>(), &array.shape),
-        DType::F16 => Tensor::from_slice(&data.iter().map(|x| f16::from_f64(*x)).collect::<Vec<_>>(), &array.shape),
-        DType::BF16 => Tensor::from_slice(&data.iter().map(|x| bf16::from_f64(*x)).collect::<Vec<_>>(), &array.shape),
+        DType::F16 => {
+            Tensor::from_slice(&data.iter().map(|x| f16::from_f64(*x)).collect::<Vec<_>>(), &array.shape)
+        }
+        DType::BF16 => {
+            Tensor::from_slice(&data.iter().map(|x| bf16::from_f64(*x)).collect::<Vec<_>>(), &array.shape)
+        }
         DType::I32 => Tensor::from_slice(&data.iter().map(|x| *x as i32).collect::<Vec<_>>(), &array.shape),
     };
     tensor.expect("from_fn filled the shape")
@@ -98,9 +103,9 @@ pub fn finite_differences(
             let (a, b, c, d) = (eval(1.0), eval(-1.0), eval(2.0), eval(-2.0));
             inputs[which].data[at] = x;
             // Differences element by element: what does not depend on x cancels exactly.
-            let difference =
-                |i: usize| 8.0 * (a.data[i] - b.data[i]) - (c.data[i] - d.data[i]);
-            let total: f64 = (0..dout.len()).map(|i| if dout[i] == 0.0 { 0.0 } else { dout[i] * difference(i) }).sum();
+            let difference = |i: usize| 8.0 * (a.data[i] - b.data[i]) - (c.data[i] - d.data[i]);
+            let total: f64 =
+                (0..dout.len()).map(|i| if dout[i] == 0.0 { 0.0 } else { dout[i] * difference(i) }).sum();
             total / (12.0 * h)
         })
         .collect();

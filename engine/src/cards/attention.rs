@@ -40,8 +40,9 @@ fn formula(q: &Array, k: &Array, v: &Array, options: Options) -> Array {
                 softmax_row(&mut weights);
                 let row = (b * heads + h) * queries + i;
                 for (&j, weight) in seen.iter().zip(weights) {
-                    let kept =
-                        options.drop_prob.map_or(1.0, |p| factor(STREAM, p, (row * keys.div_ceil(4)) as u64, j));
+                    let kept = options
+                        .drop_prob
+                        .map_or(1.0, |p| factor(STREAM, p, (row * keys.div_ceil(4)) as u64, j));
                     for d in 0..hs {
                         out.data[at(i, queries) + d] += weight * kept * v.data[at(j, keys) + d];
                     }
@@ -88,7 +89,10 @@ const CAUSAL_CASES: &[Case] = &[
     case(&[1, 64, 64, 1, 8], "a block of queries"),
     case(&[1, 65, 65, 2, 8], "one past a block of queries"),
     case(&[1, 66, 131, 1, 4], "two blocks of queries, more keys"),
-    case(&[2, 9, 9, 2, 16], "scores far apart").values(Values::Scaled(6.0)).condition(40.0).half_condition(12.0),
+    case(&[2, 9, 9, 2, 16], "scores far apart")
+        .values(Values::Scaled(6.0))
+        .condition(40.0)
+        .half_condition(12.0),
     case(&[2, 9, 9, 2, 16], "equal scores").values(Values::Scaled(1e-4)),
 ];
 

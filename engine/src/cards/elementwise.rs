@@ -37,7 +37,8 @@ fn shapes(sizes: &[usize]) -> (&[usize], &[usize]) {
 
 fn broadcast(a: &[usize], b: &[usize]) -> Vec<usize> {
     let rank = a.len().max(b.len());
-    let at = |shape: &[usize], i: usize| if i + shape.len() < rank { 1 } else { shape[i + shape.len() - rank] };
+    let at =
+        |shape: &[usize], i: usize| if i + shape.len() < rank { 1 } else { shape[i + shape.len() - rank] };
     (0..rank).map(|i| if at(a, i) == 1 { at(b, i) } else { at(a, i) }).collect()
 }
 

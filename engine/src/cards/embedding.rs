@@ -23,7 +23,13 @@ pub static CARD: Card = Card {
         let [n, v, c] = *case.sizes else { unreachable!("the card's cases have three sizes") };
         let ids = Array::from_fn(&[n], |i| match case.pattern {
             Pattern::Plain => reader.below(v as u32) as f64,
-            Pattern::Some => if i % 2 == 0 { 0.0 } else { (v - 1) as f64 },
+            Pattern::Some => {
+                if i % 2 == 0 {
+                    0.0
+                } else {
+                    (v - 1) as f64
+                }
+            }
             Pattern::All => (v / 2) as f64,
         });
         vec![Input::ids(ids), Input::parameter(normal(&[v, c], reader))]

@@ -82,7 +82,9 @@ pub static ERF: Card = card(
     "gelu_erf",
     "out = x/2 (1 + erf(x / sqrt 2))",
     |_, x| gelu(&x[0], Gelu::Erf),
-    |_, x| Array::from_fn(&x[0].shape, |i| 0.5 * x[0].data[i] * erfc(-x[0].data[i] / std::f64::consts::SQRT_2)),
+    |_, x| {
+        Array::from_fn(&x[0].shape, |i| 0.5 * x[0].data[i] * erfc(-x[0].data[i] / std::f64::consts::SQRT_2))
+    },
 );
 
 #[cfg(test)]
@@ -92,7 +94,9 @@ mod tests {
     #[test]
     fn erf_has_the_tabulated_digits() {
         // NIST DLMF table 7.23: erf(0.5), erf(1), erf(2), and erfc(3) = 2.209e-5.
-        for (x, want) in [(0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (2.0, 0.995_322_265_018_952_7)] {
+        for (x, want) in
+            [(0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (2.0, 0.995_322_265_018_952_7)]
+        {
             assert!((erf(x) - want).abs() < 1e-14, "erf({x}) = {}", erf(x));
             assert!((erf(-x) + want).abs() < 1e-14, "erf(-{x}) = {}", erf(-x));
         }

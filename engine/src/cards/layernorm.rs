@@ -62,7 +62,9 @@ const fn card(
         forward,
         reference,
         flops: |sizes| 8.0 * super::product(sizes),
-        bytes: |sizes, dtype: DType| (2.0 * super::product(sizes) + 2.0 * sizes[1] as f64) * dtype.size() as f64,
+        bytes: |sizes, dtype: DType| {
+            (2.0 * super::product(sizes) + 2.0 * sizes[1] as f64) * dtype.size() as f64
+        },
         terms: super::product,
         roundings: 1.0,
     }

@@ -56,7 +56,8 @@ fn reference<const OUT_IN: bool, const EPILOGUE: u8>(case: &Case, x: &[Array]) -
     let [rows, outputs, k] = *case.sizes else { unreachable!("the card's cases have three sizes") };
     Array::from_fn(&[rows, outputs], |at| {
         let (row, output) = (at / outputs, at % outputs);
-        let weight = |p: usize| if OUT_IN { x[1].data[output * k + p] } else { x[1].data[p * outputs + output] };
+        let weight =
+            |p: usize| if OUT_IN { x[1].data[output * k + p] } else { x[1].data[p * outputs + output] };
         let product: f64 = (0..k).map(|p| x[0].data[row * k + p] * weight(p)).sum();
         let biased = product + x.get(2).map_or(0.0, |bias| bias.data[output]);
         match EPILOGUE {

@@ -22,11 +22,19 @@ const CASES: &[Case] = &[
 ];
 
 /// lhs (m, k), its element (i, p) at `i * row + p * col`.
-fn product(out: &mut Vec<f64>, a: &[f64], a_strides: [usize; 2], b: &[f64], b_strides: [usize; 2], mnk: [usize; 3]) {
+fn product(
+    out: &mut Vec<f64>,
+    a: &[f64],
+    a_strides: [usize; 2],
+    b: &[f64],
+    b_strides: [usize; 2],
+    mnk: [usize; 3],
+) {
     let [m, n, k] = mnk;
     for i in 0..m {
         for j in 0..n {
-            let term = |p: usize| a[i * a_strides[0] + p * a_strides[1]] * b[p * b_strides[0] + j * b_strides[1]];
+            let term =
+                |p: usize| a[i * a_strides[0] + p * a_strides[1]] * b[p * b_strides[0] + j * b_strides[1]];
             out.push((0..k).map(term).sum());
         }
     }
@@ -176,7 +184,10 @@ pub static SHARED: Card = Card {
     bench: case(&[16, 1, 128, 1024, 256], "a projection of every sequence"),
     inputs: |case, reader| {
         let [b, h, m, n, k] = *case.sizes else { unreachable!("the card's cases have five sizes") };
-        vec![Input::activation(case.draw(&[b, h, m, k], reader)), Input::parameter(case.draw(&[k, n], reader))]
+        vec![
+            Input::activation(case.draw(&[b, h, m, k], reader)),
+            Input::parameter(case.draw(&[k, n], reader)),
+        ]
     },
     ..card(
         "matmul_shared_rhs",
