@@ -228,6 +228,20 @@ fn checkpoints_do_not_change_a_bit() {
 }
 
 #[test]
+fn a_checkpoint_records_itself_alone() {
+    let tape = Tape::new();
+    let x = tape.leaf(&normal(&[2, 5, 8], &mut STREAM.reader()), DType::F32);
+    let p: Vec<Tensor> = parameters().iter().map(|p| tape.leaf(p, DType::F32)).collect();
+    let before = tape.len();
+    let out = tape.checkpoint(&x, move |x| block(x, &p, 1)).unwrap();
+    // The parameters inside are on the tape; what is made of them must not be.
+    assert_eq!(tape.len(), before + 1, "{tape:?}");
+    let dout = normal(&[2, 5, 8], &mut STREAM.reader());
+    tape.backward(&out, dout, &mut tape.gradients()).unwrap();
+    assert_eq!(tape.len(), before + 1, "what was recomputed is gone");
+}
+
+#[test]
 fn a_checkpoint_that_fails_leaves_the_tape_usable() {
     let tape = Tape::new();
     let x = leaf(&tape, &[1.0, 2.0]);
