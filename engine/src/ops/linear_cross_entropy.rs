@@ -55,7 +55,7 @@ pub fn linear_cross_entropy(
                 None => None,
             };
             let (inp, weight) = (wide_inp.slice()?, wide_weight.slice()?);
-            kernel::forward_backward(inp, weight, &targets, cols, IGNORE_INDEX, factor as f32, grads)
+            kernel::forward_backward(inp, weight, &targets, vocab, cols, IGNORE_INDEX, factor as f32, grads)
         }
     };
     let loss = Tensor::scalar((total * factor) as f32);
