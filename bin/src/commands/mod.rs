@@ -5,6 +5,7 @@ pub mod data;
 mod download;
 pub mod eval;
 pub mod generate;
+pub mod ops;
 pub mod output;
 mod progress;
 pub mod tokenizer;

@@ -1,62 +1,27 @@
-//! `handloom bench`: measures, with the machine and the method named beside the figures.
+//! `handloom bench train`.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use handloom_engine::philox::Stream;
 use handloom_engine::profile::{self, Pass};
 use handloom_engine::{cpu::simd, storage};
 use handloom_model::config::RunConfig;
-use handloom_model::generate::{Sampler, Sampling};
-use handloom_model::gpt2::{Gpt2, KvCache};
-use handloom_model::layers::Forward;
+use handloom_model::gpt2::Gpt2;
 use handloom_model::objective::Batch;
+use handloom_model::params::Precision;
 use handloom_model::train::checkpoint::{Moments, State};
 use handloom_model::train::loss_scaler::LossScaler;
 use handloom_model::train::train_step;
 use serde_json::json;
 
-use super::CommandResult;
+use super::peak_rss_bytes;
+use crate::commands::CommandResult;
 
-/// Arguments of `handloom bench`.
+/// Arguments of `handloom bench train`.
 #[derive(Args, Debug)]
-pub struct BenchArgs {
-    #[command(subcommand)]
-    command: BenchCommand,
-}
-
-#[derive(Subcommand, Debug)]
-enum BenchCommand {
-    /// A training step, on random tokens: time, tokens/s, memory, and where the time goes op by op
-    Train(BenchTrainArgs),
-    /// Generation with the KV cache: tokens per second, prompt included
-    Generate(BenchGenerateArgs),
-}
-
-#[derive(Args, Debug)]
-struct BenchGenerateArgs {
-    /// Override a key of [model]; the default is GPT-2's textbook case
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    set: Vec<String>,
-    /// Vocabulary size
-    #[arg(long, value_name = "N", default_value_t = 50257)]
-    vocab: usize,
-    /// Token ids of the prompt
-    #[arg(long, value_name = "ID", num_args = 1.., default_values_t = [37573, 4673, 318])]
-    prompt: Vec<i32>,
-    #[arg(long, value_name = "N", default_value_t = 120)]
-    new_tokens: usize,
-    /// Runs that count, after one that does not
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    runs: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args, Debug)]
-struct BenchTrainArgs {
+pub struct BenchTrainArgs {
     /// Sizes and precision; without one, GPT-2's textbook case: width 256, 4 layers, 50,257 tokens, 16 x 128
     #[arg(value_name = "CONFIG.toml")]
     config: Option<PathBuf>,
@@ -78,14 +43,7 @@ struct BenchTrainArgs {
 }
 
 /// Runs the command.
-pub fn run(args: BenchArgs) -> CommandResult {
-    match args.command {
-        BenchCommand::Train(args) => bench_train(args),
-        BenchCommand::Generate(args) => bench_generate(args),
-    }
-}
-
-fn bench_train(args: BenchTrainArgs) -> CommandResult {
+pub fn run(args: BenchTrainArgs) -> CommandResult {
     let config = match &args.config {
         Some(path) => RunConfig::load(Some(path), &args.set)?,
         None => RunConfig::from_toml("", "the textbook case", &args.set)?,
@@ -97,7 +55,7 @@ fn bench_train(args: BenchTrainArgs) -> CommandResult {
     model.initialise(config.model.init, config.train.seed)?;
     model.params.set_precision(config.train.precision)?;
     let mut moments = Moments::zeros(&model);
-    let fp16 = config.train.precision == handloom_model::params::Precision::Fp16;
+    let fp16 = config.train.precision == Precision::Fp16;
     let mut state = State { loss_scaler: fp16.then(LossScaler::default), ..State::default() };
 
     let (batch, time) = (config.train.batch, config.data.block);
@@ -193,52 +151,4 @@ fn bench_train(args: BenchTrainArgs) -> CommandResult {
     }
     println!("{:<22} {:<9} {:>6} {sum:>9.2}   (mean step {:.2} ms)", "sum", "", "", profiled * 1e3 / steps);
     Ok(())
-}
-
-fn bench_generate(args: BenchGenerateArgs) -> CommandResult {
-    let config = RunConfig::from_toml("", "the textbook case", &args.set)?;
-    if args.runs == 0 || args.new_tokens == 0 || args.prompt.is_empty() {
-        return Err("--runs, --new-tokens and --prompt need at least one each".into());
-    }
-    let mut model = Gpt2::new(config.gpt2(args.vocab, None))?;
-    model.initialise(config.model.init, config.train.seed)?;
-    model.params.set_precision(config.train.precision)?;
-    let fwd = Forward::inference(&model.params);
-    let mut rates = Vec::new();
-    for run in 0..=args.runs {
-        let mut sampler = Sampler::new(Sampling { seed: run as u64, ..Sampling::default() })?;
-        let started = Instant::now();
-        let mut cache = KvCache::new(&model);
-        let mut next = args.prompt.clone();
-        for _ in 0..args.new_tokens {
-            let logits = model.next_logits(&fwd, &mut cache, &next)?;
-            next = vec![sampler.next(&logits)? as i32];
-        }
-        if run > 0 {
-            rates.push(args.new_tokens as f64 / started.elapsed().as_secs_f64());
-        }
-    }
-    rates.sort_by(f64::total_cmp);
-    let (median, min, max) = (rates[rates.len() / 2], rates[0], rates[rates.len() - 1]);
-    if args.json {
-        let report = json!({
-            "bench": "generate",
-            "device": "cpu",
-            "threads": rayon::current_num_threads(),
-            "new_tokens": args.new_tokens,
-            "tokens_per_s": { "median": median, "min": min, "max": max },
-            "peak_rss_bytes": peak_rss_bytes(),
-        });
-        println!("{report}");
-    } else {
-        println!("{median:.1} tokens/s median ({min:.1} to {max:.1}), {} new tokens a run", args.new_tokens);
-    }
-    Ok(())
-}
-
-/// The process's largest resident memory, where the system tells.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
 }
