@@ -14,9 +14,9 @@ use crate::storage::Storage;
 
 /// Length of the multiply-add chains: each block of k is summed from zero, then added to the output.
 pub const KC: usize = 256;
-/// Rows of the output per task: with KC columns of the left operand they take 120 KiB of the 512 KiB or more of L2.
+/// Most rows of the output per task: with KC columns of the left operand they take 120 KiB of the 512 KiB or more of L2.
 const MC: usize = 120;
-/// Columns of the output per task: KC rows of them take 512 KiB.
+/// Most columns of the output per task: KC rows of them take 512 KiB.
 const NC: usize = 512;
 /// Columns of a register tile at the widest level: packed panels have this width at every level.
 pub const NR: usize = 32;
@@ -296,8 +296,15 @@ pub(super) fn gemm(
     // sets of a 4 KiB-per-way first-level cache.
     let a_in_place = a.col_stride == 1 && !(a.row_stride * size_of::<f32>()).is_multiple_of(2048);
 
+    // Tasks of equal size, so that no thread is left with a sliver while another has a whole one.
+    let (row_tasks, col_tasks) = (m.div_ceil(MC), n.div_ceil(NC));
+    let task_rows = m.div_ceil(row_tasks).next_multiple_of(MR);
+    let task_cols = n.div_ceil(col_tasks).next_multiple_of(NR);
+    let (row_tasks, col_tasks) = (m.div_ceil(task_rows), n.div_ceil(task_cols));
+    let place = |i: usize| (i % row_tasks * task_rows, i / row_tasks * task_cols);
+
     let task = |(row, col): (usize, usize)| {
-        let (rows, cols) = (MC.min(m - row), NC.min(n - col));
+        let (rows, cols) = (task_rows.min(m - row), task_cols.min(n - col));
         let mut a_block = if a_in_place { Vec::new() } else { vec![0.0f32; rows.next_multiple_of(MR) * KC] };
         for p in (0..k).step_by(KC) {
             let depth = KC.min(k - p);
@@ -337,8 +344,6 @@ pub(super) fn gemm(
             }
         }
     };
-    let (row_tasks, col_tasks) = (m.div_ceil(MC), n.div_ceil(NC));
-    let place = |i: usize| (i % row_tasks * MC, i / row_tasks * NC);
     match threads {
         Threads::All => (0..row_tasks * col_tasks).into_par_iter().map(place).for_each(task),
         Threads::One => (0..row_tasks * col_tasks).map(place).for_each(task),
