@@ -42,6 +42,9 @@ pub struct State {
     pub best: Option<Best>,
     /// Blocks of the training data, to notice when it has changed.
     pub num_blocks: u64,
+    /// Hash of those blocks' tokens.
+    pub data: String,
+    /// Hash of the tokenizer.
     pub tokenizer: String,
 }
 
@@ -178,8 +181,18 @@ impl Checkpoints {
         if is_best {
             self.point("best", state.step)?;
         }
-        self.prune(keep_last, state.best.map(|best| best.step))?;
+        self.prune(keep_last, state)?;
         Ok(path)
+    }
+
+    /// Makes the markers name what `state`, just loaded, says: a process killed between renaming a checkpoint and pointing
+    /// to it, or whose newest checkpoint was passed over, left them behind or ahead.
+    pub fn restore_markers(&self, state: &State) -> Result<()> {
+        self.point("latest", state.step)?;
+        match state.best.filter(|best| self.path(best.step).is_dir()) {
+            Some(best) => self.point("best", best.step),
+            None => Ok(()),
+        }
     }
 
     /// Makes the file `marker` of the run directory name the checkpoint of `step`.
@@ -189,9 +202,13 @@ impl Checkpoints {
             .map_err(Error::io("cannot write", &path))
     }
 
-    fn prune(&self, keep_last: usize, best: Option<u64>) -> Result<()> {
+    /// Keeps the newest `keep_last` checkpoints and the best. A later step than the state's is a damaged checkpoint that
+    /// the run has not come past again; it counts for nothing.
+    fn prune(&self, keep_last: usize, state: &State) -> Result<()> {
+        let best = state.best.map(|best| best.step);
         let steps = self.steps()?;
-        for &step in steps.iter().rev().skip(keep_last).filter(|step| Some(**step) != best) {
+        let until_now = steps.iter().rev().filter(|step| **step <= state.step);
+        for &step in until_now.skip(keep_last).filter(|step| Some(**step) != best) {
             let path = self.path(step);
             fs::remove_dir_all(&path).map_err(Error::io("cannot remove old checkpoint", &path))?;
         }
