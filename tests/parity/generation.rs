@@ -107,7 +107,9 @@ fn cached_logits_are_the_full_ones_at_every_position() {
     let mut cache = KvCache::new(&model);
     // One token at a time, a prompt and single tokens, and pieces that do not divide the context. The cache is used
     // again: what an earlier text left in it must not be seen.
-    for pieces in [vec![1; context], [vec![5], vec![1; context - 5]].concat(), vec![3, 7, 1, 4, 4], vec![context]] {
+    for pieces in
+        [vec![1; context], [vec![5], vec![1; context - 5]].concat(), vec![3, 7, 1, 4, 4], vec![context]]
+    {
         cache.clear();
         assert!(cache.is_empty());
         let mut done = 0;
@@ -117,7 +119,13 @@ fn cached_logits_are_the_full_ones_at_every_position() {
             assert_eq!(cache.len(), done);
             let got: Vec<f64> = got.into_iter().map(f64::from).collect();
             let tolerance = Tolerance { absolute: 1e-5, relative: 0.0 };
-            assert_close(&format!("position {}", done - 1), &[vocab], &got, &want[(done - 1) * vocab..][..vocab], tolerance);
+            assert_close(
+                &format!("position {}", done - 1),
+                &[vocab],
+                &got,
+                &want[(done - 1) * vocab..][..vocab],
+                tolerance,
+            );
         }
         assert_eq!(done, context);
         let error = model.next_logits(&fwd, &mut cache, &[0]).unwrap_err().to_string();
@@ -158,7 +166,13 @@ fn short_model(tokenizer: &Tokenizer) -> Gpt2 {
     model
 }
 
-fn text_and_tokens(model: &Gpt2, tokenizer: &Tokenizer, prompt: &str, n: usize, sampling: &Sampling) -> (String, Vec<u32>) {
+fn text_and_tokens(
+    model: &Gpt2,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    n: usize,
+    sampling: &Sampling,
+) -> (String, Vec<u32>) {
     let mut text = String::new();
     let generated = generate(model, tokenizer, prompt, n, sampling, |piece| {
         text.push_str(piece);
@@ -173,8 +187,12 @@ fn a_full_context_keeps_its_later_half() {
     let model = short_model(&tokenizer);
     let (context, vocab) = (model.config.n_positions, model.config.vocab_size);
     // Shorter than the context, and longer: only its end is read.
-    for prompt in ["Emma was", "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want"] {
-        let mut window: Vec<i32> = tokenizer.encode(prompt).unwrap().into_iter().map(|id| id as i32).collect();
+    for prompt in [
+        "Emma was",
+        "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want",
+    ] {
+        let mut window: Vec<i32> =
+            tokenizer.encode(prompt).unwrap().into_iter().map(|id| id as i32).collect();
         let drop = window.len().saturating_sub(context);
         window.drain(..drop);
         let mut want = Vec::new();
@@ -199,7 +217,8 @@ fn a_full_context_keeps_its_later_half() {
 fn the_same_seed_gives_the_same_text_and_an_empty_prompt_starts_a_text() {
     let tokenizer = Tokenizer::embedded("austen-2048").unwrap();
     let model = short_model(&tokenizer);
-    let with = |seed| text_and_tokens(&model, &tokenizer, "Emma", 30, &Sampling { seed, ..Sampling::default() });
+    let with =
+        |seed| text_and_tokens(&model, &tokenizer, "Emma", 30, &Sampling { seed, ..Sampling::default() });
     assert_eq!(with(1), with(1));
     assert_ne!(with(1), with(2));
     let (_, tokens) = text_and_tokens(&model, &tokenizer, "", 3, &GREEDY);

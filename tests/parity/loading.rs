@@ -29,7 +29,9 @@ impl Directory {
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let weights = tensors
             .iter()
-            .map(|(name, view)| (name.to_owned(), (view.dtype(), view.shape().to_vec(), view.data().to_vec())))
+            .map(|(name, view)| {
+                (name.to_owned(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+            })
             .collect();
         let config = goldens::json("gpt2-tiny/config.json");
         Directory { dir: tempfile::tempdir().unwrap(), config, weights }
@@ -178,10 +180,7 @@ fn weights_that_do_not_fit_are_named() {
 
     let mut untied = Directory::new();
     untied.config["tie_word_embeddings"] = json!(false);
-    assert_eq!(
-        untied.error(),
-        "model.safetensors: lacks 1 of the model's tensors, the first lm_head.weight"
-    );
+    assert_eq!(untied.error(), "model.safetensors: lacks 1 of the model's tensors, the first lm_head.weight");
 
     let mut deeper = Directory::new();
     deeper.config["n_layer"] = json!(1);

@@ -21,15 +21,26 @@ fn coordinates(shape: &[usize], mut flat: usize) -> Vec<usize> {
 ///
 /// # Errors
 /// The first and the worst difference with coordinates, values, errors and tolerance, and how many there are.
-pub fn compare(what: &str, shape: &[usize], got: &[f64], want: &[f64], tolerance: Tolerance) -> Result<(), String> {
+pub fn compare(
+    what: &str,
+    shape: &[usize],
+    got: &[f64],
+    want: &[f64],
+    tolerance: Tolerance,
+) -> Result<(), String> {
     let numel: usize = shape.iter().product();
     if got.len() != want.len() || got.len() != numel {
-        return Err(format!("{what}: {} values got, {} wanted, shape {shape:?} has {numel}", got.len(), want.len()));
+        return Err(format!(
+            "{what}: {} values got, {} wanted, shape {shape:?} has {numel}",
+            got.len(),
+            want.len()
+        ));
     }
     let error = |i: usize| (got[i] - want[i]).abs();
     let allowed = |i: usize| tolerance.absolute + tolerance.relative * want[i].abs();
-    let wrong: Vec<usize> =
-        (0..numel).filter(|&i| got[i] != want[i] && !(error(i) <= allowed(i) && want[i].is_finite())).collect();
+    let wrong: Vec<usize> = (0..numel)
+        .filter(|&i| got[i] != want[i] && !(error(i) <= allowed(i) && want[i].is_finite()))
+        .collect();
     let Some(&first) = wrong.first() else { return Ok(()) };
     // NaN counts as the worst of all.
     let excess = |i: usize| if error(i).is_nan() { f64::INFINITY } else { error(i) / allowed(i) };
