@@ -54,7 +54,7 @@ fn usage_errors_exit_with_2() {
     assert!(place.usage(&["trian"]).contains("'train'"));
     assert!(place.usage(&["train", "--reusme"]).contains("'--resume'"));
     assert!(place.usage(&["generate", "--prompt", "x"]).contains("--model"));
-    assert!(place.usage(&["generate", "--model", "m", "--prompt", "x", "--top-k", "-1"]).contains("--top-k"));
+    assert!(place.usage(&["generate", "--model", "m", "--prompt", "x", "--top-k", "-1"]).contains("'-1'"));
     assert!(place.usage(&["eval", "--model", "m", "--batch", "many"]).contains("invalid value 'many'"));
     assert!(place.usage(&["data", "download", "imagenet"]).contains("wikitext-2"));
     assert!(

@@ -24,6 +24,9 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "manifest.json";
 const FORMAT: u32 = 1;
+/// What the manifest vouches for.
+const FILES: [&str; 5] =
+    [huggingface::CONFIG, huggingface::WEIGHTS, huggingface::TOKENIZER, OPTIMIZER, STATE];
 
 /// The run's position: with the configuration, the model and the moments, all that a resumed run needs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -159,7 +162,7 @@ impl Checkpoints {
         let json = serde_json::to_string_pretty(state).expect("bug in handloom-model: the state is JSON");
         write_text(&partial.join(STATE), &json)?;
         let mut files = BTreeMap::new();
-        for name in [huggingface::CONFIG, huggingface::WEIGHTS, huggingface::TOKENIZER, OPTIMIZER, STATE] {
+        for name in FILES {
             files.insert(name.to_owned(), hash(&partial.join(name))?);
         }
         let manifest = Manifest { format: FORMAT, step: state.step, files };
@@ -185,14 +188,14 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// Makes the markers name what `state`, just loaded, says: a process killed between renaming a checkpoint and pointing
-    /// to it, or whose newest checkpoint was passed over, left them behind or ahead.
-    pub fn restore_markers(&self, state: &State) -> Result<()> {
+    /// Completes the save of `state`, just loaded: a process killed after renaming its checkpoint had not yet moved the
+    /// markers or removed older ones; and markers may name a newer one that was passed over.
+    pub fn settle(&self, state: &State, keep_last: usize) -> Result<()> {
         self.point("latest", state.step)?;
-        match state.best.filter(|best| self.path(best.step).is_dir()) {
-            Some(best) => self.point("best", best.step),
-            None => Ok(()),
+        if let Some(best) = state.best.filter(|best| self.path(best.step).is_dir()) {
+            self.point("best", best.step)?;
         }
+        self.prune(keep_last, state)
     }
 
     /// Makes the file `marker` of the run directory name the checkpoint of `step`.
@@ -257,6 +260,9 @@ impl Checkpoints {
                 manifest.format, manifest.step
             );
             return Err(Error::file(&dir.join(MANIFEST), problem));
+        }
+        if let Some(name) = FILES.into_iter().find(|name| !manifest.files.contains_key(*name)) {
+            return Err(Error::file(&dir.join(MANIFEST), format!("does not name {name}; it is damaged")));
         }
         for (name, entry) in &manifest.files {
             let path = dir.join(name);

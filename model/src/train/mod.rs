@@ -111,7 +111,7 @@ impl Trainer {
                 }
                 let fp16 = config.train.precision == Precision::Fp16;
                 state.loss_scaler = fp16.then(|| state.loss_scaler.unwrap_or_default());
-                checkpoints.restore_markers(&state)?;
+                checkpoints.settle(&state, config.train.keep_last)?;
                 (model, moments, state)
             }
             None => {
