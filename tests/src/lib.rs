@@ -1,4 +1,5 @@
 //! Shared helpers of the whole-program tests.
 
 pub mod close;
+pub mod goldens;
 pub mod oracle;

@@ -9,6 +9,7 @@ use handloom_model::huggingface;
 use handloom_model::tokenizer::Tokenizer;
 
 use super::CommandResult;
+use super::output::to_stdout;
 use super::progress::Bar;
 
 /// Arguments of `handloom eval`.
@@ -60,13 +61,11 @@ pub fn run(args: EvalArgs) -> CommandResult {
     let blocks = config.data.open_valid(&tokenizer, &bar)?;
     let blocks = blocks.ok_or("there is no data to evaluate on; give --data FILE")?;
     let result = evaluate(&model, &blocks, args.batch, |_, _| {})?;
-    if args.json {
-        println!("{}", serde_json::to_string(&result)?);
+    let text = if args.json {
+        serde_json::to_string(&result)?
     } else {
-        println!(
-            "loss {:.4}, perplexity {:.2} over {} tokens",
-            result.loss, result.perplexity, result.tokens
-        );
-    }
-    Ok(())
+        let (loss, perplexity, tokens) = (result.loss, result.perplexity, result.tokens);
+        format!("loss {loss:.4}, perplexity {perplexity:.2} over {tokens} tokens")
+    };
+    to_stdout(|out| Ok(writeln!(out, "{text}")?))
 }

@@ -1,6 +1,6 @@
 //! `handloom generate`.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -10,6 +10,7 @@ use handloom_model::huggingface;
 use handloom_model::tokenizer::Tokenizer;
 
 use super::CommandResult;
+use super::output::to_stdout;
 
 /// Arguments of `handloom generate`.
 #[derive(Args, Debug)]
@@ -55,7 +56,9 @@ pub fn run(args: GenerateArgs) -> CommandResult {
     let mut prompt = args.prompt;
     if prompt == "-" {
         prompt.clear();
-        std::io::stdin().read_to_string(&mut prompt)?;
+        std::io::stdin()
+            .read_to_string(&mut prompt)
+            .map_err(|e| format!("--prompt -: cannot read standard input: {e}"))?;
     }
     let sampling = Sampling {
         greedy: args.greedy,
@@ -64,14 +67,24 @@ pub fn run(args: GenerateArgs) -> CommandResult {
         top_p: args.top_p,
         seed: args.seed,
     };
-    let mut out = std::io::stdout();
-    write!(out, "{prompt}")?;
-    let generated = generate(&model, &tokenizer, &prompt, args.max_new_tokens, &sampling, |text| {
-        let write = write!(out, "{text}").and_then(|()| out.flush());
-        write.map_err(|e| Error::Run(format!("cannot write to standard output: {e}")))
+    let mut stats = None;
+    to_stdout(|out| {
+        write!(out, "{prompt}")?;
+        // The callback's error is the model's; what the system said of standard output is kept beside it.
+        let mut failed = None;
+        let generated = generate(&model, &tokenizer, &prompt, args.max_new_tokens, &sampling, |text| {
+            write!(out, "{text}").and_then(|()| out.flush()).map_err(|e| {
+                failed = Some(e);
+                Error::Run("cannot write to standard output".into())
+            })
+        });
+        if let Some(e) = failed {
+            return Err(e.into());
+        }
+        stats = Some(generated?);
+        Ok(writeln!(out)?)
     })?;
-    writeln!(out)?;
-    if args.stats {
+    if let (true, Some(generated)) = (args.stats, stats) {
         let count = generated.tokens.len();
         let rate = count as f64 / generated.seconds;
         eprintln!("{} prompt tokens, {count} new ones at {rate:.1} tokens/s", generated.prompt_tokens);

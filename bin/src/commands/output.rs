@@ -23,3 +23,8 @@ pub fn to_stdout(
         Ok(()) => Ok(()),
     }
 }
+
+/// Prints a line. A reader that has gone is no reason to end a training run.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}

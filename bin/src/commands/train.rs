@@ -16,6 +16,7 @@ use handloom_model::train::{Observer, Outcome, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::CommandResult;
+use super::output::{say, to_stdout};
 use super::progress::Bar;
 
 /// Arguments of `handloom train`.
@@ -47,10 +48,12 @@ pub struct TrainArgs {
 /// Runs the command.
 pub fn run(args: TrainArgs) -> CommandResult {
     if args.keys {
-        for (section, key, meaning) in KEYS {
-            println!("{:<26} {meaning}", format!("{section}.{key}"));
-        }
-        return Ok(());
+        return to_stdout(|out| {
+            for (section, key, meaning) in KEYS {
+                writeln!(out, "{:<26} {meaning}", format!("{section}.{key}"))?;
+            }
+            Ok(())
+        });
     }
     check_device(&args.device)?;
     let mut settings = args.set.clone();
@@ -121,7 +124,7 @@ fn install_stop(stop: Arc<AtomicBool>) -> Result<(), ctrlc::Error> {
 
 fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
     let model = &trainer.model;
-    println!(
+    say(format_args!(
         "model      GPT-2, {} layers, {} heads, width {}, context {}: {:.2} M parameters, {:?}",
         model.config.n_layer,
         model.config.n_head,
@@ -129,49 +132,53 @@ fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
         model.config.n_positions,
         model.params.numel() as f64 / 1e6,
         config.train.precision,
-    );
-    println!("tokenizer  {}, {} tokens", config.tokenizer.name, trainer.tokenizer.vocab_size());
-    println!("data       {}", trainer.train_blocks());
-    println!(
+    ));
+    say(format_args!("tokenizer  {}, {} tokens", config.tokenizer.name, trainer.tokenizer.vocab_size()));
+    say(format_args!("data       {}", trainer.train_blocks()));
+    say(format_args!(
         "run        {} steps of {} x {} rows, in {}",
         trainer.steps(),
         config.train.accumulate,
         config.train.batch,
         dir.display()
-    );
+    ));
     if trainer.step() > 0 {
-        println!("resuming   after step {}", trainer.step());
+        say(format_args!("resuming   after step {}", trainer.step()));
     }
 }
 
 fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome) -> CommandResult {
     if outcome.interrupted {
-        println!("stopped after step {}; continue with: --resume --out {}", outcome.steps, dir.display());
+        say(format_args!(
+            "stopped after step {}; continue with: --resume --out {}",
+            outcome.steps,
+            dir.display()
+        ));
         return Ok(());
     }
     if let Some(evaluation) = &outcome.evaluation {
-        println!(
+        say(format_args!(
             "validation loss {:.4}, perplexity {:.2} over {} tokens",
             evaluation.loss, evaluation.perplexity, evaluation.tokens
-        );
+        ));
     }
     if let Some(best) = outcome.best.filter(|best| best.step != outcome.steps) {
-        println!("best       step {} with validation loss {:.4}", best.step, best.val_loss);
+        say(format_args!("best       step {} with validation loss {:.4}", best.step, best.val_loss));
     }
-    println!("checkpoint {}", outcome.checkpoint.display());
+    say(format_args!("checkpoint {}", outcome.checkpoint.display()));
     if !config.train.sample_prompt.is_empty() && config.train.sample_tokens > 0 {
         // The best checkpoint's text, which is what `handloom generate --model RUN` gives too.
         let best = huggingface::load_model(&huggingface::resolve(dir)?)?;
         let sampling = Sampling { seed: config.train.seed, ..Sampling::default() };
         let prompt = &config.train.sample_prompt;
-        print!("\n{prompt}");
         let mut out = std::io::stdout();
+        // A closed pipe is not an error of the run.
+        let _ = write!(out, "\n{prompt}");
         generate(&best, &trainer.tokenizer, prompt, config.train.sample_tokens, &sampling, |text| {
-            // A closed pipe is not an error of the run.
             let _ = write!(out, "{text}").and_then(|()| out.flush());
             Ok(())
         })?;
-        println!("\n\nmore: handloom generate --model {} --prompt \"...\"", dir.display());
+        say(format_args!("\n\nmore: handloom generate --model {} --prompt \"...\"", dir.display()));
     }
     Ok(())
 }
@@ -204,9 +211,9 @@ impl Screen {
 
     fn line(&self, text: &str) {
         if self.terminal {
-            self.bar.suspend(|| println!("{text}"));
+            self.bar.suspend(|| say(text));
         } else {
-            println!("{text}");
+            say(text);
         }
     }
 }
@@ -229,7 +236,7 @@ impl Observer for Screen {
             metrics.step == 1 || metrics.step == steps || self.last_line.elapsed() > Duration::from_secs(10);
         if !self.terminal && due {
             self.last_line = Instant::now();
-            println!("step {}/{steps} {text}", metrics.step);
+            say(format_args!("step {}/{steps} {text}", metrics.step));
         }
     }
 

@@ -187,6 +187,21 @@ impl Blocks {
         &self.stream
     }
 
+    /// A hash of the blocks' length and all their tokens, 64 hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        const RUN: u64 = 1 << 18;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(self.block as u64).to_le_bytes());
+        let end = self.num_blocks as u64 * self.block as u64;
+        let mut ids = Vec::new();
+        for start in (0..end).step_by(RUN as usize) {
+            ids.resize(RUN.min(end - start) as usize, 0);
+            self.stream.fill(start, &mut ids);
+            hasher.update_rayon(bytemuck::cast_slice(&ids));
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// Copies block `index` into `out` (`block` ids).
     ///
     /// # Panics

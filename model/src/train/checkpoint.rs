@@ -24,6 +24,9 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "manifest.json";
 const FORMAT: u32 = 1;
+/// What the manifest vouches for.
+const FILES: [&str; 5] =
+    [huggingface::CONFIG, huggingface::WEIGHTS, huggingface::TOKENIZER, OPTIMIZER, STATE];
 
 /// The run's position: with the configuration, the model and the moments, all that a resumed run needs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,6 +45,9 @@ pub struct State {
     pub best: Option<Best>,
     /// Blocks of the training data, to notice when it has changed.
     pub num_blocks: u64,
+    /// Hash of those blocks' tokens.
+    pub data: String,
+    /// Hash of the tokenizer.
     pub tokenizer: String,
 }
 
@@ -156,7 +162,7 @@ impl Checkpoints {
         let json = serde_json::to_string_pretty(state).expect("bug in handloom-model: the state is JSON");
         write_text(&partial.join(STATE), &json)?;
         let mut files = BTreeMap::new();
-        for name in [huggingface::CONFIG, huggingface::WEIGHTS, huggingface::TOKENIZER, OPTIMIZER, STATE] {
+        for name in FILES {
             files.insert(name.to_owned(), hash(&partial.join(name))?);
         }
         let manifest = Manifest { format: FORMAT, step: state.step, files };
@@ -178,8 +184,18 @@ impl Checkpoints {
         if is_best {
             self.point("best", state.step)?;
         }
-        self.prune(keep_last, state.best.map(|best| best.step))?;
+        self.prune(keep_last, state)?;
         Ok(path)
+    }
+
+    /// Completes the save of `state`, just loaded: a process killed after renaming its checkpoint had not yet moved the
+    /// markers or removed older ones; and markers may name a newer one that was passed over.
+    pub fn settle(&self, state: &State, keep_last: usize) -> Result<()> {
+        self.point("latest", state.step)?;
+        if let Some(best) = state.best.filter(|best| self.path(best.step).is_dir()) {
+            self.point("best", best.step)?;
+        }
+        self.prune(keep_last, state)
     }
 
     /// Makes the file `marker` of the run directory name the checkpoint of `step`.
@@ -189,9 +205,13 @@ impl Checkpoints {
             .map_err(Error::io("cannot write", &path))
     }
 
-    fn prune(&self, keep_last: usize, best: Option<u64>) -> Result<()> {
+    /// Keeps the newest `keep_last` checkpoints and the best. A later step than the state's is a damaged checkpoint that
+    /// the run has not come past again; it counts for nothing.
+    fn prune(&self, keep_last: usize, state: &State) -> Result<()> {
+        let best = state.best.map(|best| best.step);
         let steps = self.steps()?;
-        for &step in steps.iter().rev().skip(keep_last).filter(|step| Some(**step) != best) {
+        let until_now = steps.iter().rev().filter(|step| **step <= state.step);
+        for &step in until_now.skip(keep_last).filter(|step| Some(**step) != best) {
             let path = self.path(step);
             fs::remove_dir_all(&path).map_err(Error::io("cannot remove old checkpoint", &path))?;
         }
@@ -240,6 +260,9 @@ impl Checkpoints {
                 manifest.format, manifest.step
             );
             return Err(Error::file(&dir.join(MANIFEST), problem));
+        }
+        if let Some(name) = FILES.into_iter().find(|name| !manifest.files.contains_key(*name)) {
+            return Err(Error::file(&dir.join(MANIFEST), format!("does not name {name}; it is damaged")));
         }
         for (name, entry) in &manifest.files {
             let path = dir.join(name);

@@ -102,9 +102,16 @@ impl Trainer {
         let train = config.data.open_train(&tokenizer, progress)?;
         let valid = config.data.open_valid(&tokenizer, progress)?;
         let num_blocks = train.num_blocks();
+        let data = train.fingerprint();
         let (mut model, moments, state) = match found {
-            Some((model, moments, state)) => {
-                check_unchanged(&state, &tokenizer, num_blocks)?;
+            Some((model, moments, mut state)) => {
+                check_unchanged(&state, &tokenizer, num_blocks, &data)?;
+                if has_run {
+                    check_model(&Self::stored_config(run, &[])?, &config)?;
+                }
+                let fp16 = config.train.precision == Precision::Fp16;
+                state.loss_scaler = fp16.then(|| state.loss_scaler.unwrap_or_default());
+                checkpoints.settle(&state, config.train.keep_last)?;
                 (model, moments, state)
             }
             None => {
@@ -112,6 +119,7 @@ impl Trainer {
                 let moments = Moments::zeros(&model);
                 let state = State {
                     num_blocks: num_blocks as u64,
+                    data,
                     tokenizer: tokenizer.fingerprint().to_owned(),
                     loss_scaler: (config.train.precision == Precision::Fp16).then(LossScaler::default),
                     ..State::default()
@@ -261,7 +269,7 @@ fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Gpt2> {
 }
 
 /// A resumed run must see the data it began with, or it would silently be another run.
-fn check_unchanged(state: &State, tokenizer: &Tokenizer, num_blocks: usize) -> Result<()> {
+fn check_unchanged(state: &State, tokenizer: &Tokenizer, num_blocks: usize, data: &str) -> Result<()> {
     if state.tokenizer != tokenizer.fingerprint() {
         return Err(Error::Run(
             "the tokenizer is not the one this run began with; restore it, or start a new run with train.init_from".into(),
@@ -272,6 +280,24 @@ fn check_unchanged(state: &State, tokenizer: &Tokenizer, num_blocks: usize) -> R
             "the training data has {num_blocks} blocks, {} when this run began; restore it, or start a new run with \
              train.init_from",
             state.num_blocks
+        )));
+    }
+    if state.data != data {
+        return Err(Error::Run(
+            "the training data is not what it was when this run began, though as long; restore it, or start a new run \
+             with train.init_from"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// The checkpoint decides what the model is: settings that say otherwise would be ignored in silence.
+fn check_model(began: &RunConfig, now: &RunConfig) -> Result<()> {
+    if began.model != now.model || began.objective != now.objective {
+        return Err(Error::Run(format!(
+            "--resume keeps the [model] and [objective] the run began with, and {RUN_TOML} says otherwise than the \
+             settings given; leave those settings out, or start a new run in another --out"
         )));
     }
     Ok(())

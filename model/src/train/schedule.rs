@@ -68,7 +68,7 @@ impl ScheduleConfig {
                 if step < start {
                     return 1.0;
                 }
-                fall(((step - start) as f64 / (steps - start).max(1) as f64).min(1.0))
+                fall(((step - start) as f64 / steps.saturating_sub(start).max(1) as f64).min(1.0))
             }
         }
     }
