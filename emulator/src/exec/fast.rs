@@ -25,14 +25,38 @@ fn ftz(x: f32) -> f32 {
 #[inline(always)]
 fn min32(a: f32, b: f32) -> f32 {
     // Equal zeros: the OR of the signs picks -0.
-    let less = if a < b { a } else if b < a { b } else { f32::from_bits(a.to_bits() | b.to_bits()) };
-    if a.is_nan() { nan32(b) } else if b.is_nan() { a } else { less }
+    let less = if a < b {
+        a
+    } else if b < a {
+        b
+    } else {
+        f32::from_bits(a.to_bits() | b.to_bits())
+    };
+    if a.is_nan() {
+        nan32(b)
+    } else if b.is_nan() {
+        a
+    } else {
+        less
+    }
 }
 
 #[inline(always)]
 fn max32(a: f32, b: f32) -> f32 {
-    let more = if a > b { a } else if b > a { b } else { f32::from_bits(a.to_bits() & b.to_bits()) };
-    if a.is_nan() { nan32(b) } else if b.is_nan() { a } else { more }
+    let more = if a > b {
+        a
+    } else if b > a {
+        b
+    } else {
+        f32::from_bits(a.to_bits() & b.to_bits())
+    };
+    if a.is_nan() {
+        nan32(b)
+    } else if b.is_nan() {
+        a
+    } else {
+        more
+    }
 }
 
 /// f32 to bf16, to nearest even.
@@ -63,8 +87,15 @@ fn from_f16(h: u32) -> f32 {
     let exponent = shifted & 0x0f80_0000;
     let rebased = shifted.wrapping_add(0x3800_0000);
     let special = rebased.wrapping_add(0x3800_0000);
-    let subnormal = (f32::from_bits(rebased.wrapping_add(0x0080_0000)) - f32::from_bits(0x3880_0000)).to_bits();
-    let bits = if exponent == 0x0f80_0000 { special } else if exponent == 0 { subnormal } else { rebased };
+    let subnormal =
+        (f32::from_bits(rebased.wrapping_add(0x0080_0000)) - f32::from_bits(0x3880_0000)).to_bits();
+    let bits = if exponent == 0x0f80_0000 {
+        special
+    } else if exponent == 0 {
+        subnormal
+    } else {
+        rebased
+    };
     nan32(f32::from_bits(bits | sign))
 }
 
@@ -229,7 +260,11 @@ mod tests {
         for i in 0..(1u64 << 32) / 251 {
             let bits = (i * 251) as u32;
             let x = f32::from_bits(bits);
-            assert_eq!(to_f16(x) as u64, soft::convert(soft::F32, soft::F16, Round::Nearest, bits as u64), "{bits:08x}");
+            assert_eq!(
+                to_f16(x) as u64,
+                soft::convert(soft::F32, soft::F16, Round::Nearest, bits as u64),
+                "{bits:08x}"
+            );
             if i % 7 == 0 {
                 let expected = soft::convert(soft::F32, soft::BF16, Round::Nearest, bits as u64);
                 assert_eq!(to_bf16(x) as u64, expected, "{bits:08x}");

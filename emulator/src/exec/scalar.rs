@@ -3,7 +3,7 @@
 //! Integers go through exact 128-bit arithmetic, 16-bit floats and directed rounding through [`super::soft`]. Values
 //! narrower than 64 bits are passed zero-extended, and results are cut to the destination's width by the caller.
 
-use super::soft::{self, F16, F32, F64, BF16, E4M3, E5M2, Format, Num, Round};
+use super::soft::{self, BF16, E4M3, E5M2, F16, F32, F64, Format, Num, Round};
 use crate::ptx::ast::Ty;
 
 /// Integer operations (PTX ISA 9.7.1), on the instruction's type.
@@ -150,8 +150,15 @@ pub enum Scalar {
     /// `cvt.rni.f32.f32`: to an integral value of the same type.
     RoundIntegral(Ty, Round, Finish),
     CvtPack(Ty),
-    Dp4a { a_signed: bool, b_signed: bool },
-    Dp2a { high: bool, a_signed: bool, b_signed: bool },
+    Dp4a {
+        a_signed: bool,
+        b_signed: bool,
+    },
+    Dp2a {
+        high: bool,
+        a_signed: bool,
+        b_signed: bool,
+    },
     /// The result of `set`: all ones, or 1.0.
     SetResult(Ty),
     /// Carry out of a + b + carry-in (`true`: borrow out of a - b - borrow-in); c is the carry.
@@ -223,7 +230,9 @@ fn int(op: Int, ty: Ty, sat: bool, ra: u64, rb: u64, rc: u64) -> u64 {
             };
         }
         Int::Mul24 { high } | Int::Mad24 { high } => {
-            let low24 = |x: u64| if ty.is_signed() { ((x as i32) << 8 >> 8) as i128 } else { (x & 0xff_ffff) as i128 };
+            let low24 = |x: u64| {
+                if ty.is_signed() { ((x as i32) << 8 >> 8) as i128 } else { (x & 0xff_ffff) as i128 }
+            };
             let product = low24(ra) * low24(rb);
             let part = if high { product >> 16 } else { product };
             if matches!(op, Int::Mad24 { .. }) { part + c } else { part }
@@ -277,7 +286,8 @@ fn bits(op: Bits, width: u32, a: u64, b: u64, c: u64, d: u64) -> u64 {
         }
         Bits::Cnot => (a == 0) as u64,
         Bits::Bmsk { clamp } => {
-            let (pos, len) = if clamp { ((a as u32).min(32), (b as u32).min(32)) } else { (a as u32 & 31, b as u32 & 31) };
+            let (pos, len) =
+                if clamp { ((a as u32).min(32), (b as u32).min(32)) } else { (a as u32 & 31, b as u32 & 31) };
             ((((1u128 << len) - 1) << pos) as u64) & 0xffff_ffff
         }
         Bits::Shf { left, clamp } => {
@@ -379,9 +389,27 @@ fn float(op: Float, ty: Ty, mode: Round, how: Finish, a: u64, b: u64, c: u64) ->
         let num = |x| soft::decode(format, x);
         let extreme = |a: u64, b: u64, nan: bool, least: bool| match (format.is_nan(a), format.is_nan(b)) {
             (true, true) => format.nan(),
-            (true, false) => if nan { format.nan() } else { b },
-            (false, true) => if nan { format.nan() } else { a },
-            _ => if total_less(sign, a, b) == least { a } else { b },
+            (true, false) => {
+                if nan {
+                    format.nan()
+                } else {
+                    b
+                }
+            }
+            (false, true) => {
+                if nan {
+                    format.nan()
+                } else {
+                    a
+                }
+            }
+            _ => {
+                if total_less(sign, a, b) == least {
+                    a
+                } else {
+                    b
+                }
+            }
         };
         let xorsign = |nan, least| {
             let d = extreme(a & !sign, b & !sign, nan, least);
@@ -467,7 +495,8 @@ fn compare(op: Compare, ty: Ty, ftz: bool, a: u64, b: u64) -> bool {
 fn test(op: Test, ty: Ty, a: u64) -> bool {
     let format = format_of(ty);
     let value = soft::decode(format, a);
-    let subnormal = matches!(value, Num::Finite { .. }) && matches!(soft::decode(format, format.flush(a)), Num::Zero(_));
+    let subnormal =
+        matches!(value, Num::Finite { .. }) && matches!(soft::decode(format, format.flush(a)), Num::Zero(_));
     match op {
         Test::Finite => !matches!(value, Num::Nan | Num::Infinity(_)),
         Test::Infinite => matches!(value, Num::Infinity(_)),
@@ -502,6 +531,11 @@ fn convert(to: Ty, from: Ty, mode: Round, how: Finish, a: u64) -> u64 {
                     extend(to, (if negative { -magnitude } else { magnitude }).clamp(low, high) as u64) as u64
                 }
             }
+        }
+        (true, true) if to == Ty::TF32 => {
+            // The upper 19 bits of an f32.
+            let format = Format { mantissa: 10, exponent: 8, has_infinity: true };
+            finish(format, how, soft::convert(F32, format, mode, a)) << 13
         }
         (true, true) => {
             let a = if how.ftz && from == Ty::F32 { F32.flush(a) } else { a };
@@ -543,7 +577,8 @@ fn to_fp8(ty: Ty, from: Format, how: Finish, a: u64) -> u64 {
             if bits > format.largest() { format.largest() } else { bits }
         }
     };
-    let negative = matches!(value, Num::Infinity(true) | Num::Zero(true) | Num::Finite { negative: true, .. });
+    let negative =
+        matches!(value, Num::Infinity(true) | Num::Zero(true) | Num::Finite { negative: true, .. });
     match (negative, how.relu) {
         (true, true) => 0,
         (true, false) => magnitude | sign,
@@ -551,7 +586,16 @@ fn to_fp8(ty: Ty, from: Format, how: Finish, a: u64) -> u64 {
     }
 }
 
-fn dot(a: u64, b: u64, c: u64, count: u32, a_width: u32, b_shift: u32, a_signed: bool, b_signed: bool) -> u64 {
+fn dot(
+    a: u64,
+    b: u64,
+    c: u64,
+    count: u32,
+    a_width: u32,
+    b_shift: u32,
+    a_signed: bool,
+    b_signed: bool,
+) -> u64 {
     let element = |x: u64, at: u32, width: u32, signed: bool| {
         let v = (x >> at) as i64 & ((1 << width) - 1);
         if signed && v >> (width - 1) != 0 { v - (1 << width) } else { v }
@@ -600,7 +644,9 @@ pub fn eval(op: &Scalar, [a, b, c, d]: [u64; 4]) -> u64 {
             half(a) << 16 | half(b)
         }
         Scalar::Dp4a { a_signed, b_signed } => dot(a, b, c, 4, 8, 0, a_signed, b_signed),
-        Scalar::Dp2a { high, a_signed, b_signed } => dot(a, b, c, 2, 16, if high { 16 } else { 0 }, a_signed, b_signed),
+        Scalar::Dp2a { high, a_signed, b_signed } => {
+            dot(a, b, c, 2, 16, if high { 16 } else { 0 }, a_signed, b_signed)
+        }
         Scalar::SetResult(ty) => match (a & 1 != 0, ty) {
             (false, _) => 0,
             (true, Ty::F32) => 1.0f32.to_bits() as u64,

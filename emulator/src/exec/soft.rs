@@ -171,7 +171,9 @@ pub fn negate(x: Num) -> Num {
         Num::Nan => Num::Nan,
         Num::Infinity(s) => Num::Infinity(!s),
         Num::Zero(s) => Num::Zero(!s),
-        Num::Finite { negative, exponent, mantissa } => Num::Finite { negative: !negative, exponent, mantissa },
+        Num::Finite { negative, exponent, mantissa } => {
+            Num::Finite { negative: !negative, exponent, mantissa }
+        }
     }
 }
 
@@ -325,8 +327,25 @@ mod tests {
 
     /// Values that meet every branch: zeros, subnormals, limits, infinities, NaN, and a spread of ordinary numbers.
     fn samples32() -> Vec<f32> {
-        let mut out = vec![0.0, -0.0, 1.0, -1.0, f32::MIN_POSITIVE, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
-        out.extend([f32::from_bits(1), f32::from_bits(0x007f_ffff), -f32::from_bits(3), 1.0 + f32::EPSILON, 0.1, 3e38]);
+        let mut out = vec![
+            0.0,
+            -0.0,
+            1.0,
+            -1.0,
+            f32::MIN_POSITIVE,
+            f32::MAX,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+        ];
+        out.extend([
+            f32::from_bits(1),
+            f32::from_bits(0x007f_ffff),
+            -f32::from_bits(3),
+            1.0 + f32::EPSILON,
+            0.1,
+            3e38,
+        ]);
         let mut state = 0x9e37_79b9u32;
         for _ in 0..150 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -348,11 +367,15 @@ mod tests {
             assert!(same32(round(F32, Round::Nearest, sqrt(da)), a.sqrt()), "sqrt {a:e}");
             for &b in &xs {
                 let db = decode(F32, b.to_bits() as u64);
-                assert!(same32(round(F32, Round::Nearest, add(da, db, Round::Nearest)), a + b), "{a:e} + {b:e}");
+                assert!(
+                    same32(round(F32, Round::Nearest, add(da, db, Round::Nearest)), a + b),
+                    "{a:e} + {b:e}"
+                );
                 assert!(same32(round(F32, Round::Nearest, mul(da, db)), a * b), "{a:e} * {b:e}");
                 assert!(same32(round(F32, Round::Nearest, div(da, db)), a / b), "{a:e} / {b:e}");
                 let c = xs[(a.to_bits() ^ b.to_bits()) as usize % xs.len()];
-                let ours = fma_bits(F32, Round::Nearest, a.to_bits() as u64, b.to_bits() as u64, c.to_bits() as u64);
+                let ours =
+                    fma_bits(F32, Round::Nearest, a.to_bits() as u64, b.to_bits() as u64, c.to_bits() as u64);
                 assert!(same32(ours, a.mul_add(b, c)), "fma {a:e} {b:e} {c:e}");
             }
         }
@@ -360,14 +383,21 @@ mod tests {
 
     #[test]
     fn nearest_f64_agrees_with_the_host() {
-        let xs: Vec<f64> = samples32().iter().map(|&x| (x as f64) * 1.000_000_1 * 2f64.powi((x.to_bits() % 1500) as i32 - 750)).collect();
-        let same = |ours: u64, host: f64| if host.is_nan() { F64.is_nan(ours) } else { ours == host.to_bits() };
+        let xs: Vec<f64> = samples32()
+            .iter()
+            .map(|&x| (x as f64) * 1.000_000_1 * 2f64.powi((x.to_bits() % 1500) as i32 - 750))
+            .collect();
+        let same =
+            |ours: u64, host: f64| if host.is_nan() { F64.is_nan(ours) } else { ours == host.to_bits() };
         for &a in &xs {
             let da = decode(F64, a.to_bits());
             assert!(same(round(F64, Round::Nearest, sqrt(da)), a.sqrt()), "sqrt {a:e}");
             for &b in &xs {
                 let db = decode(F64, b.to_bits());
-                assert!(same(round(F64, Round::Nearest, add(da, db, Round::Nearest)), a + b), "{a:e} + {b:e}");
+                assert!(
+                    same(round(F64, Round::Nearest, add(da, db, Round::Nearest)), a + b),
+                    "{a:e} + {b:e}"
+                );
                 assert!(same(round(F64, Round::Nearest, div(da, db)), a / b), "{a:e} / {b:e}");
                 let c = -(a * b) * (1.0 + 1e-16 * (a.to_bits() % 7) as f64);
                 let ours = fma_bits(F64, Round::Nearest, a.to_bits(), b.to_bits(), c.to_bits());
@@ -383,7 +413,11 @@ mod tests {
             for &b in &samples32() {
                 // The f64 sum is exact for f32 operands of nearby exponents.
                 let exact = a as f64 + b as f64;
-                if !exact.is_finite() || exact.abs() > f32::MAX as f64 || exact - a as f64 != b as f64 || exact - b as f64 != a as f64 {
+                if !exact.is_finite()
+                    || exact.abs() > f32::MAX as f64
+                    || exact - a as f64 != b as f64
+                    || exact - b as f64 != a as f64
+                {
                     continue;
                 }
                 let (da, db) = (decode(F32, a.to_bits() as u64), decode(F32, b.to_bits() as u64));
@@ -404,10 +438,16 @@ mod tests {
         for bits in 0..=u16::MAX {
             let f16 = f32::from_bits(convert(F16, F32, Round::Nearest, bits as u64) as u32);
             let expected = half::f16::from_bits(bits).to_f32();
-            assert!(f16.to_bits() == expected.to_bits() || f16.is_nan() && expected.is_nan(), "f16 {bits:04x}");
+            assert!(
+                f16.to_bits() == expected.to_bits() || f16.is_nan() && expected.is_nan(),
+                "f16 {bits:04x}"
+            );
             let bf16 = f32::from_bits(convert(BF16, F32, Round::Nearest, bits as u64) as u32);
             let expected = half::bf16::from_bits(bits).to_f32();
-            assert!(bf16.to_bits() == expected.to_bits() || bf16.is_nan() && expected.is_nan(), "bf16 {bits:04x}");
+            assert!(
+                bf16.to_bits() == expected.to_bits() || bf16.is_nan() && expected.is_nan(),
+                "bf16 {bits:04x}"
+            );
         }
         // Every f32 midpoint between neighbouring f16 and bf16 values, and one step to each side.
         for high in 0..=u16::MAX {
@@ -416,8 +456,16 @@ mod tests {
                 if x.is_nan() {
                     continue;
                 }
-                assert_eq!(convert(F32, F16, Round::Nearest, x.to_bits() as u64), half::f16::from_f32(x).to_bits() as u64, "{x:e}");
-                assert_eq!(convert(F32, BF16, Round::Nearest, x.to_bits() as u64), half::bf16::from_f32(x).to_bits() as u64, "{x:e}");
+                assert_eq!(
+                    convert(F32, F16, Round::Nearest, x.to_bits() as u64),
+                    half::f16::from_f32(x).to_bits() as u64,
+                    "{x:e}"
+                );
+                assert_eq!(
+                    convert(F32, BF16, Round::Nearest, x.to_bits() as u64),
+                    half::bf16::from_f32(x).to_bits() as u64,
+                    "{x:e}"
+                );
             }
         }
     }

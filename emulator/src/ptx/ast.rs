@@ -75,7 +75,15 @@ impl Ty {
             Ty::Pred => 0,
             Ty::B8 | Ty::U8 | Ty::S8 | Ty::E4M3 | Ty::E5M2 => 1,
             Ty::B16 | Ty::U16 | Ty::S16 | Ty::F16 | Ty::BF16 | Ty::E4M3x2 | Ty::E5M2x2 => 2,
-            Ty::B32 | Ty::U32 | Ty::S32 | Ty::F32 | Ty::TF32 | Ty::F16x2 | Ty::BF16x2 | Ty::U16x2 | Ty::S16x2 => 4,
+            Ty::B32
+            | Ty::U32
+            | Ty::S32
+            | Ty::F32
+            | Ty::TF32
+            | Ty::F16x2
+            | Ty::BF16x2
+            | Ty::U16x2
+            | Ty::S16x2 => 4,
             Ty::B64 | Ty::U64 | Ty::S64 | Ty::F64 => 8,
             Ty::B128 => 16,
         }
@@ -137,7 +145,11 @@ pub struct Variable {
 pub enum Init {
     Bits(u64),
     /// The address of a symbol plus an offset; `generic` when written `generic(symbol)`.
-    Symbol { name: String, offset: i64, generic: bool },
+    Symbol {
+        name: String,
+        offset: i64,
+        generic: bool,
+    },
 }
 
 /// A source position from a `.loc` directive.
@@ -151,11 +163,19 @@ pub struct Loc {
 pub enum Statement {
     Block(Vec<Statement>),
     Label(String, u32),
-    Registers { ty: Ty, names: Vec<(String, Option<u32>)>, line: u32 },
+    Registers {
+        ty: Ty,
+        names: Vec<(String, Option<u32>)>,
+        line: u32,
+    },
     Variable(Variable),
     Loc(Loc),
     /// `name: .branchtargets L1, L2;`
-    BranchTargets { name: String, labels: Vec<String>, line: u32 },
+    BranchTargets {
+        name: String,
+        labels: Vec<String>,
+        line: u32,
+    },
     Instruction(Instruction),
 }
 
@@ -165,6 +185,8 @@ pub struct Instruction {
     /// `@p` or `@!p`: register name, and whether it is negated.
     pub guard: Option<(String, bool)>,
     pub form: super::table::Decoded,
+    /// Written `bar...`, which is `barrier...aligned`.
+    pub bar_root: bool,
     pub operands: Vec<Operand>,
 }
 
@@ -184,7 +206,10 @@ pub enum Operand {
     /// `{a, b}`
     Vector(Vec<Operand>),
     /// `[base + offset]`; base is a name or nothing (an absolute address).
-    Address { base: Option<String>, offset: i64 },
+    Address {
+        base: Option<String>,
+        offset: i64,
+    },
     /// `d|p`
     Pair(Box<Operand>, Box<Operand>),
     /// `(a, b)` of a call.

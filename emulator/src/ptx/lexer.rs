@@ -41,7 +41,8 @@ impl std::fmt::Display for Token {
 /// # Errors
 /// `Error::Parse` for an unterminated comment or string, a malformed number, or a character PTX does not use.
 pub fn lex(text: &str) -> Result<Vec<(Token, u32)>> {
-    let mut lexer = Lexer { bytes: text.as_bytes(), text, at: 0, line: 1, out: Vec::with_capacity(text.len() / 4) };
+    let mut lexer =
+        Lexer { bytes: text.as_bytes(), text, at: 0, line: 1, out: Vec::with_capacity(text.len() / 4) };
     lexer.run()?;
     Ok(lexer.out)
 }
@@ -102,8 +103,8 @@ impl Lexer<'_> {
                     self.word_bytes();
                     self.push(Token::Word(self.text[start..self.at].to_string()));
                 }
-                b'{' | b'}' | b'(' | b')' | b'[' | b']' | b',' | b';' | b':' | b'=' | b'+' | b'-' | b'@' | b'!' | b'|'
-                | b'<' | b'>' | b'~' | b'*' | b'/' | b'&' | b'^' | b'?' | b'%' => {
+                b'{' | b'}' | b'(' | b')' | b'[' | b']' | b',' | b';' | b':' | b'=' | b'+' | b'-' | b'@'
+                | b'!' | b'|' | b'<' | b'>' | b'~' | b'*' | b'/' | b'&' | b'^' | b'?' | b'%' => {
                     self.push(Token::Punct(b as char));
                     self.at += 1;
                 }
@@ -194,7 +195,9 @@ impl Lexer<'_> {
                 self.at += 1;
                 self.word_bytes();
             }
-            if exponent(&self.text[start..self.at].to_ascii_lowercase()) && matches!(self.peek(0), b'+' | b'-') {
+            if exponent(&self.text[start..self.at].to_ascii_lowercase())
+                && matches!(self.peek(0), b'+' | b'-')
+            {
                 self.at += 1;
                 self.word_bytes();
             }

@@ -265,7 +265,14 @@ impl Parser {
         }
     }
 
-    fn declarator(&mut self, space: Space, ty: (Ty, u32), align: u32, is_extern: bool, line: u32) -> Result<Variable> {
+    fn declarator(
+        &mut self,
+        space: Space,
+        ty: (Ty, u32),
+        align: u32,
+        is_extern: bool,
+        line: u32,
+    ) -> Result<Variable> {
         let name = self.word("a variable's name")?;
         let mut count = ty.1 as u64;
         let mut unsized_array = false;
@@ -289,7 +296,8 @@ impl Parser {
                 unsized_array = false;
             }
             if init.len() as u64 > count {
-                return self.error(format!("`{name}` has {} initial values for {count} elements", init.len()));
+                return self
+                    .error(format!("`{name}` has {} initial values for {count} elements", init.len()));
             }
         }
         let size = if unsized_array { 0 } else { count * ty.0.bytes() as u64 };
@@ -416,7 +424,9 @@ impl Parser {
             let line = self.line();
             match self.dot() {
                 Some("param") => self.at += 1,
-                Some("reg") => return self.error("parameters in registers (`.reg`) are not supported; use `.param`"),
+                Some("reg") => {
+                    return self.error("parameters in registers (`.reg`) are not supported; use `.param`");
+                }
                 _ => return self.expected("`.param`"),
             }
             let (ty, align) = self.variable_type()?;
@@ -574,7 +584,7 @@ impl Parser {
                 return self.expected("`,` or `;`");
             }
         }
-        Ok(Statement::Instruction(Instruction { line, guard, form, operands }))
+        Ok(Statement::Instruction(Instruction { line, guard, form, bar_root: root == "bar", operands }))
     }
 
     fn list(&mut self, close: char) -> Result<Vec<Operand>> {
@@ -674,14 +684,20 @@ mod tests {
     #[test]
     fn says_what_it_expected() {
         assert!(message(".entry k() { .reg .b32 r<; }").contains("a register count"));
-        assert!(message(".entry k() { ret").contains("in the middle of a statement") || message(".entry k() { ret").contains("end"));
+        assert!(
+            message(".entry k() { ret").contains("in the middle of a statement")
+                || message(".entry k() { ret").contains("end")
+        );
         assert!(message(".entry k(.param .u33 p) {}").contains("unknown type `.u33`"));
         assert!(message(".surface x;").contains("unknown directive"));
     }
 
     #[test]
     fn reads_variables_with_initial_values() {
-        let ast = parse(&format!("{HEAD}.global .align 8 .b8 t[4] = {{1, 2, 3}}; .const .f32 c[2] = {{1.5, 0f40000000}};")).unwrap();
+        let ast = parse(&format!(
+            "{HEAD}.global .align 8 .b8 t[4] = {{1, 2, 3}}; .const .f32 c[2] = {{1.5, 0f40000000}};"
+        ))
+        .unwrap();
         assert_eq!((ast.variables[0].size, ast.variables[0].align), (4, 8));
         let Init::Bits(two) = ast.variables[1].init[1] else { panic!("bits") };
         assert_eq!(two, 2.0f32.to_bits() as u64);

@@ -264,16 +264,40 @@ const FORMS: &[(Op, &str)] = &[
     (Op::BarWarp, "bar .warp .sync"),
     (Op::Fence, "membar .cta|.gl|.sys"),
     (Op::Fence, "fence {.sc|.acq_rel} @scope"),
-    (Op::Atom, "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .cas .b16|.b32|.b64"),
-    (Op::Atom, "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .and|.or|.xor|.exch .b32|.b64"),
-    (Op::Atom, "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .add .u32|.s32|.u64|.f32|.f64"),
-    (Op::Atom, "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .add .noftz @f16"),
-    (Op::Atom, "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .min|.max .u32|.s32|.u64|.s64"),
-    (Op::Atom, "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .inc|.dec .u32"),
+    (
+        Op::Atom,
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .cas .b16|.b32|.b64",
+    ),
+    (
+        Op::Atom,
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .and|.or|.xor|.exch .b32|.b64",
+    ),
+    (
+        Op::Atom,
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .add .u32|.s32|.u64|.f32|.f64",
+    ),
+    (
+        Op::Atom,
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .add .noftz @f16",
+    ),
+    (
+        Op::Atom,
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .min|.max .u32|.s32|.u64|.s64",
+    ),
+    (
+        Op::Atom,
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .inc|.dec .u32",
+    ),
     (Op::Red, "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .and|.or|.xor .b32|.b64"),
-    (Op::Red, "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .add .u32|.s32|.u64|.f32|.f64"),
+    (
+        Op::Red,
+        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .add .u32|.s32|.u64|.f32|.f64",
+    ),
     (Op::Red, "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .add .noftz @f16"),
-    (Op::Red, "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .min|.max .u32|.s32|.u64|.s64"),
+    (
+        Op::Red,
+        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .min|.max .u32|.s32|.u64|.s64",
+    ),
     (Op::Red, "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .inc|.dec .u32"),
     (Op::Vote, "vote .sync .all|.any|.uni .pred"),
     (Op::Vote, "vote .sync .ballot .b32"),
@@ -428,7 +452,10 @@ mod tests {
             for word in pattern.split_whitespace().skip(1) {
                 let group = group(word);
                 assert!(!group.alternatives.is_empty(), "{pattern}: {word}");
-                assert!(group.alternatives.iter().all(|a| !a.is_empty() && !a.contains(['{', '}', '@'])), "{word}");
+                assert!(
+                    group.alternatives.iter().all(|a| !a.is_empty() && !a.contains(['{', '}', '@'])),
+                    "{word}"
+                );
             }
         }
     }
@@ -445,10 +472,15 @@ mod tests {
 
     #[test]
     fn unknown_forms_are_refused() {
-        for bad in ["add", "add.f33", "fma.f32", "cvt.f32.s32.s32", "mul.wide.u64", "shl.u32", "frobnicate.b32"] {
+        for bad in
+            ["add", "add.f33", "fma.f32", "cvt.f32.s32.s32", "mul.wide.u64", "shl.u32", "frobnicate.b32"]
+        {
             assert!(form(bad).is_err(), "{bad} was accepted");
         }
         let message = form("add.sat.u32").unwrap_err();
-        assert!(message.contains("unknown form `add.sat.u32`") && message.contains("add {.sat} .s32"), "{message}");
+        assert!(
+            message.contains("unknown form `add.sat.u32`") && message.contains("add {.sat} .s32"),
+            "{message}"
+        );
     }
 }
