@@ -100,8 +100,8 @@ impl Engine<'_> {
     fn perform(&mut self, copy: &mut PendingCopy) {
         copy.done = true;
         let mut data = [0u8; 16];
-        if copy.source_bytes > 0 {
-            if let Some(a) = self.l.memory.find(copy.global) {
+        if copy.source_bytes > 0
+            && let Some(a) = self.l.memory.find(copy.global) {
                 let offset = copy.global - a.base;
                 for k in 0..copy.source_bytes as u64 {
                     // SAFETY: the copy's range was checked when it was issued; bytes need no alignment.
@@ -120,7 +120,6 @@ impl Engine<'_> {
                     }
                 }
             }
-        }
         let range = copy.shared as usize..copy.shared as usize + copy.bytes as usize;
         self.b.shared.data[range.clone()].copy_from_slice(&data[..copy.bytes as usize]);
         self.b.shared.written[range].fill(1);

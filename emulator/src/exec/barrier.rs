@@ -4,7 +4,7 @@
 //! `barrier` lets them arrive from different ones. Lanes that have exited are not waited for.
 
 use super::engine::{Engine, lanes_of, read_pred, read32, write_pred, write32};
-use super::state::{BarrierState, Status};
+use super::state::Status;
 use crate::check::Kind as Check;
 use crate::code::{Barrier, BarrierOp, Kind};
 
@@ -100,13 +100,12 @@ impl Engine<'_> {
             });
         }
         let checks = self.l.options.checks.barriers;
-        if let Some(count) = count.filter(|c| c % 32 != 0 || *c == 0) {
-            if checks {
+        if let Some(count) = count.filter(|c| c % 32 != 0 || *c == 0)
+            && checks {
                 self.report(Check::BarrierMisuse, pc, warp_index, lane, || {
                     format!("gives barrier {id} a count of {count} threads, which is not a multiple of 32")
                 });
             }
-        }
         let expected = count.map(|c| c.div_ceil(32).max(1));
         let state = &self.b.barriers[id as usize];
         if checks && state.arrivals > 0 && state.expected != expected {
@@ -181,7 +180,7 @@ impl Engine<'_> {
         if self.b.barriers[id].arrivals < needed {
             return;
         }
-        let state = std::mem::replace(&mut self.b.barriers[id], BarrierState::default());
+        let state = std::mem::take(&mut self.b.barriers[id]);
         for w in lanes_of(state.waiting) {
             let w = w as usize;
             if self.l.options.checks.races {

@@ -3,16 +3,23 @@
 //! Everything else goes through [`super::scalar`], one lane at a time. Arithmetic is that of PTX ISA 9.7.1 to 9.7.9:
 //! integers wrap, shifts clamp at the register's width, f32 results that are NaN are 0x7fffffff.
 
+// Negated comparisons are meant: `ltu` is true of NaN.
+#![allow(clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)]
+
 use super::lanes::lanes;
 
+/// A NaN becomes the canonical one. On integers: the compiler takes the bits of a float NaN to be of no account, and
+/// may drop a choice between NaNs.
 #[inline(always)]
 fn nan32(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(0x7fff_ffff) } else { x }
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { bits })
 }
 
 #[inline(always)]
 fn nan64(x: f64) -> f64 {
-    if x.is_nan() { f64::from_bits(0x7ff8_0000_0000_0000) } else { x }
+    let bits = x.to_bits();
+    f64::from_bits(if bits & !(1 << 63) > 0x7ff0_0000_0000_0000 { 0x7ff8_0000_0000_0000 } else { bits })
 }
 
 /// `.ftz`: a subnormal becomes a zero of its sign.

@@ -41,7 +41,7 @@ impl Engine<'_> {
             .l
             .memory
             .find(address)
-            .filter(|a| address + bytes <= a.base + a.size && address % bytes == 0)?;
+            .filter(|a| address + bytes <= a.base + a.size && address.is_multiple_of(bytes))?;
         // SAFETY: the range lies within the allocation and is aligned, both checked just above.
         Some(unsafe { a.load(address - a.base, bytes as u32) })
     }

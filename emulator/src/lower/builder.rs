@@ -439,12 +439,11 @@ impl<'k, 'a> Builder<'k, 'a> {
 
     /// A source that a store or conversion narrows: the register may be wider than `ty`.
     pub fn wide_source(&mut self, operand: &Operand, ty: Ty) -> Result<V> {
-        if let Operand::Name(name, None) = operand {
-            if let Some(Symbol::Register(v)) = self.lookup(name) {
+        if let Operand::Name(name, None) = operand
+            && let Some(Symbol::Register(v)) = self.lookup(name) {
                 self.wide_check(name, v, ty)?;
                 return Ok(v);
             }
-        }
         let ty = if ty.bytes() == 1 { Ty::B16 } else { ty };
         self.source(operand, ty)
     }

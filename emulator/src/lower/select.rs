@@ -668,14 +668,11 @@ impl<'a> Builder<'_, 'a> {
             self.lane(fast::not_pred, n, &[t], Class::None);
         }
         // Both results use c before either is written: p may be c.
-        match c {
-            Some(c) => {
-                self.lane(boolean, t, &[t, c], Class::None);
-                if let Some((_, n)) = inverse {
-                    self.lane(boolean, n, &[n, c], Class::None);
-                }
+        if let Some(c) = c {
+            self.lane(boolean, t, &[t, c], Class::None);
+            if let Some((_, n)) = inverse {
+                self.lane(boolean, n, &[n, c], Class::None);
             }
-            None => {}
         }
         self.lane(fast::mov_pred, p, &[t], Class::None);
         if let Some((q, n)) = inverse {

@@ -15,7 +15,7 @@ impl<'a> Builder<'_, 'a> {
                 let Operand::Name(name, None) = target else { return self.error("bra takes a label") };
                 let label = self.label(name)?;
                 self.emit(Kind::Branch(0), vec![], vec![], control);
-                self.insts.last_mut().map(|l| l.targets.push(label));
+                if let Some(l) = self.insts.last_mut() { l.targets.push(label) }
                 Ok(())
             }
             Op::BrxIdx => {

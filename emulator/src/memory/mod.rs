@@ -259,7 +259,7 @@ impl GlobalMemory {
             let offset = start + at as u64;
             // SAFETY: the range was checked above; words are stored at multiples of 8 that lie wholly inside it.
             unsafe {
-                if offset % 8 == 0 && bytes.len() - at >= 8 {
+                if offset.is_multiple_of(8) && bytes.len() - at >= 8 {
                     let word: [u8; 8] = bytes[at..at + 8].try_into().unwrap_or_default();
                     a.store(offset, 8, u64::from_le_bytes(word));
                     at += 8;
@@ -287,7 +287,7 @@ impl GlobalMemory {
             let offset = start + at as u64;
             // SAFETY: the range was checked above; words are loaded at multiples of 8 that lie wholly inside it.
             unsafe {
-                if offset % 8 == 0 && out.len() - at >= 8 {
+                if offset.is_multiple_of(8) && out.len() - at >= 8 {
                     out[at..at + 8].copy_from_slice(&a.load(offset, 8).to_le_bytes());
                     at += 8;
                 } else {
