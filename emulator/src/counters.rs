@@ -199,21 +199,25 @@ pub fn bank_passes(addresses: &[u64; 32], mask: u32, bytes: u64) -> u64 {
     let words = bytes.div_ceil(4);
     let mut passes = 0;
     for first in (0..32).step_by(group) {
-        let mut seen: [(u32, [u64; 32]); 32] = [(0, [0; 32]); 32];
-        let mut most = 0;
+        // The word each bank is asked for first, and those that conflict with it.
+        let (mut asked, mut used) = ([0u64; 32], 0u32);
+        let mut others: Vec<u64> = Vec::new();
         for i in (first..first + group).filter(|i| mask >> i & 1 != 0) {
-            for w in 0..words {
-                let word = addresses[i] / 4 + w;
-                let (count, list) = &mut seen[(word % 32) as usize];
-                let known = list[..*count as usize].contains(&word);
-                if !known && *count < 32 {
-                    list[*count as usize] = word;
-                    *count += 1;
-                    most = most.max(*count);
+            for word in addresses[i] / 4..addresses[i] / 4 + words {
+                let bank = (word % 32) as usize;
+                if used >> bank & 1 == 0 {
+                    used |= 1 << bank;
+                    asked[bank] = word;
+                } else if asked[bank] != word {
+                    others.push(word);
                 }
             }
         }
-        passes += most as u64;
+        others.sort_unstable();
+        others.dedup();
+        let mut more = [0u64; 32];
+        others.iter().for_each(|w| more[(w % 32) as usize] += 1);
+        passes += (used != 0) as u64 + more.iter().max().copied().unwrap_or(0);
     }
     passes
 }

@@ -315,19 +315,18 @@ impl Device {
 
     fn check_limits(&self, k: &Kernel, config: &LaunchConfig) -> std::result::Result<(), String> {
         let arch = self.options.arch;
-        let axis = ["x", "y", "z"];
-        for i in 0..3 {
+        for (i, axis) in ["x", "y", "z"].into_iter().enumerate() {
             let (block, grid) = (config.block[i], config.grid[i]);
             if block == 0 || block > arch.max_block[i] {
                 return Err(format!(
                     "block {} is {block}, {} allows 1 to {}",
-                    axis[i], arch.name, arch.max_block[i]
+                    axis, arch.name, arch.max_block[i]
                 ));
             }
             if grid == 0 || grid > arch.max_grid[i] {
                 return Err(format!(
                     "grid {} is {grid}, {} allows 1 to {}",
-                    axis[i], arch.name, arch.max_grid[i]
+                    axis, arch.name, arch.max_grid[i]
                 ));
             }
         }

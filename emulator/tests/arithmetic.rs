@@ -10,7 +10,8 @@ const ARITH: &str = include_str!("ptx/arith.ptx");
 
 /// Values that meet the corners, and a spread of others.
 fn words(seed: u64) -> Vec<u32> {
-    let mut out = vec![0, 1, 2, 0x7fff_ffff, 0x8000_0000, 0x8000_0001, u32::MAX, 0xffff, 0x8000, 0x80, 31, 32, 33];
+    let mut out =
+        vec![0, 1, 2, 0x7fff_ffff, 0x8000_0000, 0x8000_0001, u32::MAX, 0xffff, 0x8000, 0x80, 31, 32, 33];
     let mut random = Random(seed);
     (0..300).for_each(|i| out.push((random.next() >> (i % 33)) as u32));
     out
@@ -35,7 +36,12 @@ fn linear(n: usize) -> LaunchConfig {
 }
 
 #[track_caller]
-fn same<T: PartialEq + std::fmt::LowerHex + Copy>(what: &str, found: &[T], expected: impl Iterator<Item = T>, inputs: &dyn Fn(usize) -> String) {
+fn same<T: PartialEq + std::fmt::LowerHex + Copy>(
+    what: &str,
+    found: &[T],
+    expected: impl Iterator<Item = T>,
+    inputs: &dyn Fn(usize) -> String,
+) {
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
         assert!(*f == e, "{what}: {}: found {f:x}, expected {e:x}", inputs(i));
     }
@@ -46,7 +52,10 @@ fn integers_of_32_and_64_bits() {
     let (a, b) = pairs(&words(1), &words(2));
     let n = a.len();
     let wide = |v: &[u32], other: &[u32]| -> Vec<u64> {
-        v.iter().zip(other).map(|(&x, &y)| if y % 3 == 0 { x as i32 as i64 as u64 } else { (x as u64) << 32 | y as u64 }).collect()
+        v.iter()
+            .zip(other)
+            .map(|(&x, &y)| if y % 3 == 0 { x as i32 as i64 as u64 } else { (x as u64) << 32 | y as u64 })
+            .collect()
     };
     let (p, q) = (wide(&a, &b), wide(&b, &a));
     let mut run = Run::new(ARITH, Options::default());
@@ -61,7 +70,8 @@ fn integers_of_32_and_64_bits() {
     let overflows = |a: u32, b: u32| b == 0 || (a == 0x8000_0000 && b == u32::MAX);
     type F32 = fn(u32, u32) -> u32;
     let dp4a = |a: u32, b: u32, c: i64, signed: bool| {
-        let byte = |v: u32, i: u32| if signed { (v >> (8 * i)) as i8 as i64 } else { (v >> (8 * i)) as u8 as i64 };
+        let byte =
+            |v: u32, i: u32| if signed { (v >> (8 * i)) as i8 as i64 } else { (v >> (8 * i)) as u8 as i64 };
         (0..4).map(|i| byte(a, i) * byte(b, i)).sum::<i64>().wrapping_add(c) as u32
     };
     let rows: Vec<Box<dyn Fn(u32, u32) -> u32>> = vec![
@@ -131,16 +141,44 @@ fn integers_of_32_and_64_bits() {
     let found = run.get::<u64>(o64, 18 * n);
     for (r, f) in rows.iter().enumerate() {
         let inputs = |i: usize| format!("{:x}, {:x}, {:x}, {:x}", p[i], q[i], a[i], b[i]);
-        same(&format!("64-bit row {r}"), &found[r * n..][..n], (0..n).map(|i| f(p[i], q[i], a[i], b[i])), &inputs);
+        same(
+            &format!("64-bit row {r}"),
+            &found[r * n..][..n],
+            (0..n).map(|i| f(p[i], q[i], a[i], b[i])),
+            &inputs,
+        );
     }
 }
 
 fn floats(seed: u64) -> Vec<f32> {
-    let mut out = vec![0.0, -0.0, 1.0, -1.5, f32::MIN_POSITIVE, f32::MAX, -f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let mut out = vec![
+        0.0,
+        -0.0,
+        1.0,
+        -1.5,
+        f32::MIN_POSITIVE,
+        f32::MAX,
+        -f32::MAX,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+    ];
     out.extend([f32::from_bits(1), -f32::from_bits(0x007f_ffff), 0.5]);
-    out.extend([2.5, -2.5, 8388609.0, 2147483648.0, -2147483904.0, 4294967296.0, 1e19, 0.99999994, -0.49999997]);
+    out.extend([
+        2.5,
+        -2.5,
+        8388609.0,
+        2147483648.0,
+        -2147483904.0,
+        4294967296.0,
+        1e19,
+        0.99999994,
+        -0.49999997,
+    ]);
     let mut random = Random(seed);
-    (0..250).for_each(|i| out.push(if i % 2 == 0 { f32::from_bits(random.next() as u32) } else { random.unit() * 1000.0 }));
+    (0..250).for_each(|i| {
+        out.push(if i % 2 == 0 { f32::from_bits(random.next() as u32) } else { random.unit() * 1000.0 })
+    });
     out
 }
 
@@ -163,7 +201,11 @@ fn directed(nearest: f32, error: f64, mode: char, sign_if_zero: f32) -> f32 {
         'u' if error > 0.0 => nearest.next_up(),
         'd' if error < 0.0 => nearest.next_down(),
         'z' if error != 0.0 && (error > 0.0) != (nearest > 0.0) => {
-            if nearest > 0.0 { nearest.next_down() } else { nearest.next_up() }
+            if nearest > 0.0 {
+                nearest.next_down()
+            } else {
+                nearest.next_up()
+            }
         }
         _ => nearest,
     }
@@ -174,12 +216,26 @@ fn floats_of_32_and_64_bits() {
     let (a, b) = pairs(&floats(3), &floats(4));
     let n = a.len();
     let c: Vec<f32> = (0..n).map(|i| b[(i * 7 + 3) % n]).collect();
-    let widen = |v: &[f32]| -> Vec<f64> { v.iter().enumerate().map(|(i, &x)| x as f64 * if i % 2 == 0 { 1.000000011 } else { 1e-290 }).collect() };
+    let widen = |v: &[f32]| -> Vec<f64> {
+        v.iter().enumerate().map(|(i, &x)| x as f64 * if i % 2 == 0 { 1.000000011 } else { 1e-290 }).collect()
+    };
     let (p, q) = (widen(&a), widen(&b));
     let mut run = Run::new(ARITH, Options::default());
-    let (pa, pb, pc, pp, pq) = (run.put("a", &a), run.put("b", &b), run.put("c", &c), run.put("p", &p), run.put("q", &q));
-    let (of, od, oi) = (run.empty::<f32>("of", 30 * n), run.empty::<f64>("od", 14 * n), run.empty::<i64>("oi", 17 * n));
-    let args = [of.into(), od.into(), oi.into(), pa.into(), pb.into(), pc.into(), pp.into(), pq.into(), (n as i32).into()];
+    let (pa, pb, pc, pp, pq) =
+        (run.put("a", &a), run.put("b", &b), run.put("c", &c), run.put("p", &p), run.put("q", &q));
+    let (of, od, oi) =
+        (run.empty::<f32>("of", 30 * n), run.empty::<f64>("od", 14 * n), run.empty::<i64>("oi", 17 * n));
+    let args = [
+        of.into(),
+        od.into(),
+        oi.into(),
+        pa.into(),
+        pb.into(),
+        pc.into(),
+        pp.into(),
+        pq.into(),
+        (n as i32).into(),
+    ];
     run.clean("float_stress", linear(n), &args);
     let min = |a: f32, b: f32| match (a.is_nan(), b.is_nan()) {
         (true, _) => b,
@@ -217,7 +273,12 @@ fn floats_of_32_and_64_bits() {
         same(&format!("f32 row {r}"), &out, (0..n).map(|i| bits32(f(i))), &inputs);
     }
     let out: Vec<u32> = found[29 * n..][..n].iter().map(|x| x.to_bits()).collect();
-    same("s64 to f32", &out, (0..n as i64).map(|t| (t.wrapping_mul(0x1_2345_6789_abcd) as f32).to_bits()), &inputs);
+    same(
+        "s64 to f32",
+        &out,
+        (0..n as i64).map(|t| (t.wrapping_mul(0x1_2345_6789_abcd) as f32).to_bits()),
+        &inputs,
+    );
     // Directed rounding, where f64 holds the exact value or its error.
     for i in 0..n {
         let (x, y) = (a[i], b[i]);
@@ -231,14 +292,24 @@ fn floats_of_32_and_64_bits() {
         if sum.is_finite() && exact && sum != 0.0 {
             let error = exact_sum - sum as f64;
             for (r, mode) in [(11, 'z'), (12, 'u'), (13, 'd')] {
-                assert_eq!(found[r * n + i].to_bits(), directed(sum, error, mode, 0.0).to_bits(), "add.{mode} {}", inputs(i));
+                assert_eq!(
+                    found[r * n + i].to_bits(),
+                    directed(sum, error, mode, 0.0).to_bits(),
+                    "add.{mode} {}",
+                    inputs(i)
+                );
             }
         }
         // Away from the subnormals, where the error of the product is itself exact in f64.
         if product.is_finite() && product.abs() > 1e-30 {
             let error = x as f64 * y as f64 - product as f64;
             for (r, mode) in [(14, 'z'), (15, 'u'), (16, 'd')] {
-                assert_eq!(found[r * n + i].to_bits(), directed(product, error, mode, 0.0).to_bits(), "mul.{mode} {}", inputs(i));
+                assert_eq!(
+                    found[r * n + i].to_bits(),
+                    directed(product, error, mode, 0.0).to_bits(),
+                    "mul.{mode} {}",
+                    inputs(i)
+                );
             }
         }
     }
@@ -325,12 +396,27 @@ fn nearest16(x: f64, value: &dyn Fn(u16) -> f64, infinity: u16) -> u16 {
     let top = 2.0 * value(infinity - 1) - value(infinity - 2); // where infinity would be, were it a number
     let above = if high == infinity { top } else { value(high) };
     let (down, up) = (magnitude - value(low), above - magnitude);
-    let nearest = if magnitude == f64::INFINITY || up < down || (up == down && low & 1 == 1) { high } else { low };
+    let nearest =
+        if magnitude == f64::INFINITY || up < down || (up == down && low & 1 == 1) { high } else { low };
     nearest | sign
 }
 
 fn check_half(kernel: &str, value: fn(u16) -> f64, infinity: u16) {
-    let mut list: Vec<u16> = vec![0, 0x8000, 1, 0x8001, infinity, infinity | 0x8000, infinity - 1, 0x7fff, 0xffff, 0x3c00, 0x3f80, 0xbc01, 0xbf81];
+    let mut list: Vec<u16> = vec![
+        0,
+        0x8000,
+        1,
+        0x8001,
+        infinity,
+        infinity | 0x8000,
+        infinity - 1,
+        0x7fff,
+        0xffff,
+        0x3c00,
+        0x3f80,
+        0xbc01,
+        0xbf81,
+    ];
     let mut random = Random(5);
     (0..200).for_each(|_| list.push(random.next() as u16));
     let (a, b) = pairs(&list, &list);
@@ -346,17 +432,47 @@ fn check_half(kernel: &str, value: fn(u16) -> f64, infinity: u16) {
         let (vx, vy) = (value(x), value(y));
         match (vx.is_nan(), vy.is_nan()) {
             (true, true) => 0x7fff,
-            (true, false) => if propagate { 0x7fff } else { y },
-            (false, true) => if propagate { 0x7fff } else { x },
-            _ if vx == vy => if (x & 0x8000 != 0) == least { x } else { y },
-            _ => if (vx < vy) == least { x } else { y },
+            (true, false) => {
+                if propagate {
+                    0x7fff
+                } else {
+                    y
+                }
+            }
+            (false, true) => {
+                if propagate {
+                    0x7fff
+                } else {
+                    x
+                }
+            }
+            _ if vx == vy => {
+                if (x & 0x8000 != 0) == least {
+                    x
+                } else {
+                    y
+                }
+            }
+            _ => {
+                if (vx < vy) == least {
+                    x
+                } else {
+                    y
+                }
+            }
         }
     };
     for i in 0..n {
         let (x, y, z) = (value(a[i]), value(b[i]), value(c[i]));
         let fma = round(odd_sum(x * y, z));
         let nan = |v: u16| value(v).is_nan();
-        let relu = if nan(fma) { 0x7fff } else if fma & 0x8000 != 0 { 0 } else { fma };
+        let relu = if nan(fma) {
+            0x7fff
+        } else if fma & 0x8000 != 0 {
+            0
+        } else {
+            fma
+        };
         let expected = [
             round(odd_sum(x, y)),
             round(odd_sum(x, -y)),
@@ -375,7 +491,11 @@ fn check_half(kernel: &str, value: fn(u16) -> f64, infinity: u16) {
             let f = found[r * n + i];
             // nvcc negates and takes magnitudes in its own ways; NaN payloads are not compared there.
             let equal = f == e || nan(f) && nan(e);
-            assert!(equal, "{kernel} row {r}: {:04x} {:04x} {:04x}: found {f:04x}, expected {e:04x}", a[i], b[i], c[i]);
+            assert!(
+                equal,
+                "{kernel} row {r}: {:04x} {:04x} {:04x}: found {f:04x}, expected {e:04x}",
+                a[i], b[i], c[i]
+            );
             if matches!(r, 0 | 2 | 3 | 4 | 5 | 8 | 9) && nan(e) {
                 assert_eq!(f, 0x7fff, "{kernel} row {r}: NaN results are canonical");
             }
@@ -408,7 +528,11 @@ fn packed_halves_are_two_of_the_single_ones() {
     let (sa, sb, sc) = (run.put("sa", &split(&a)), run.put("sb", &split(&b)), run.put("sc", &split(&c)));
     for (first, kernel, nan) in [(0, "f16_stress", 0x7c00u16), (6, "bf16_stress", 0x7f80)] {
         let single = run.empty::<u16>("single", 12 * 2 * n);
-        run.clean(kernel, linear(2 * n), &[single.into(), sa.into(), sb.into(), sc.into(), (2 * n as i32).into()]);
+        run.clean(
+            kernel,
+            linear(2 * n),
+            &[single.into(), sa.into(), sb.into(), sc.into(), (2 * n as i32).into()],
+        );
         let single = run.get::<u16>(single, 24 * n);
         for (r, row) in [0, 2, 3, 4, 5, 6].into_iter().enumerate() {
             for i in 0..2 * n {
@@ -425,12 +549,15 @@ fn conversions_of_halves_are_the_half_crates() {
     let n = 1 << 16;
     // Every 16-bit pattern, and f32 values around every midpoint of them.
     let bits: Vec<u16> = (0..=u16::MAX).collect();
-    let x: Vec<f32> = (0..n as u32).map(|i| f32::from_bits(i << 16 | [0u32, 0x8000, 0x7fff, 0x8001, 0x1000][i as usize % 5])).collect();
+    let x: Vec<f32> = (0..n as u32)
+        .map(|i| f32::from_bits(i << 16 | [0u32, 0x8000, 0x7fff, 0x8001, 0x1000][i as usize % 5]))
+        .collect();
     let mut run = Run::new(ARITH, Options::default());
     let (px, pbits) = (run.put("x", &x), run.put("bits", &bits));
     let (h, b, pair) = (run.empty::<u16>("h", n), run.empty::<u16>("b", n), run.empty::<u32>("pair", n));
     let (fh, fb) = (run.empty::<f32>("fh", n), run.empty::<f32>("fb", n));
-    let args = [h.into(), b.into(), pair.into(), fh.into(), fb.into(), px.into(), pbits.into(), (n as i32).into()];
+    let args =
+        [h.into(), b.into(), pair.into(), fh.into(), fb.into(), px.into(), pbits.into(), (n as i32).into()];
     run.clean("convert_half", linear(n), &args);
     let (h, b, pair) = (run.get::<u16>(h, n), run.get::<u16>(b, n), run.get::<u32>(pair, n));
     let (fh, fb) = (run.get::<f32>(fh, n), run.get::<f32>(fb, n));

@@ -60,9 +60,12 @@ impl std::fmt::Display for Finding {
     }
 }
 
+/// The findings, and where each kind at each instruction is among them.
+type List = (Vec<Finding>, HashMap<(Kind, u32), usize>);
+
 /// Findings of a launch, shared by the threads that run its blocks.
 pub struct Findings {
-    list: Mutex<(Vec<Finding>, HashMap<(Kind, u32), usize>)>,
+    list: Mutex<List>,
     max: usize,
     stop: AtomicBool,
 }

@@ -128,11 +128,12 @@ impl Races {
     /// Records an access to `bytes` (a mask of 4) of `word`; returns whom it races with.
     pub fn access(&mut self, word: usize, bytes: u8, a: Access) -> Option<Conflict> {
         let warps = self.warps;
-        let Some(&cell) = self.cells.get(word) else { return None };
+        let &cell = self.cells.get(word)?;
         if a.strong
-            && let Some(left) = self.released.get(&(word as u32)).cloned() {
-                self.acquire(a.warp as usize, &left);
-            }
+            && let Some(left) = self.released.get(&(word as u32)).cloned()
+        {
+            self.acquire(a.warp as usize, &left);
+        }
         let mut conflict = None;
         let base = self.base;
         let knows = |u: u32| self.clocks[a.warp as usize * warps + u as usize];

@@ -101,25 +101,26 @@ impl Engine<'_> {
         copy.done = true;
         let mut data = [0u8; 16];
         if copy.source_bytes > 0
-            && let Some(a) = self.l.memory.find(copy.global) {
-                let offset = copy.global - a.base;
-                for k in 0..copy.source_bytes as u64 {
-                    // SAFETY: the copy's range was checked when it was issued; bytes need no alignment.
-                    unsafe {
-                        if self.l.options.checks.uninitialised && !a.is_written(offset + k, 1) {
-                            let owner = self.b.shared.in_flight[copy.shared as usize].max(1) as u32 - 1;
-                            self.report(Check::Uninitialised, copy.pc, owner / 32, copy.lane as u32, || {
-                                format!(
-                                    "copies global memory that nothing has written, {}",
-                                    self.l.memory.describe(copy.global + k)
-                                )
-                            });
-                            break;
-                        }
-                        data[k as usize] = a.load(offset + k, 1) as u8;
+            && let Some(a) = self.l.memory.find(copy.global)
+        {
+            let offset = copy.global - a.base;
+            for k in 0..copy.source_bytes as u64 {
+                // SAFETY: the copy's range was checked when it was issued; bytes need no alignment.
+                unsafe {
+                    if self.l.options.checks.uninitialised && !a.is_written(offset + k, 1) {
+                        let owner = self.b.shared.in_flight[copy.shared as usize].max(1) as u32 - 1;
+                        self.report(Check::Uninitialised, copy.pc, owner / 32, copy.lane as u32, || {
+                            format!(
+                                "copies global memory that nothing has written, {}",
+                                self.l.memory.describe(copy.global + k)
+                            )
+                        });
+                        break;
                     }
+                    data[k as usize] = a.load(offset + k, 1) as u8;
                 }
             }
+        }
         let range = copy.shared as usize..copy.shared as usize + copy.bytes as usize;
         self.b.shared.data[range.clone()].copy_from_slice(&data[..copy.bytes as usize]);
         self.b.shared.written[range].fill(1);

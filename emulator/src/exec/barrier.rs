@@ -101,11 +101,12 @@ impl Engine<'_> {
         }
         let checks = self.l.options.checks.barriers;
         if let Some(count) = count.filter(|c| c % 32 != 0 || *c == 0)
-            && checks {
-                self.report(Check::BarrierMisuse, pc, warp_index, lane, || {
-                    format!("gives barrier {id} a count of {count} threads, which is not a multiple of 32")
-                });
-            }
+            && checks
+        {
+            self.report(Check::BarrierMisuse, pc, warp_index, lane, || {
+                format!("gives barrier {id} a count of {count} threads, which is not a multiple of 32")
+            });
+        }
         let expected = count.map(|c| c.div_ceil(32).max(1));
         let state = &self.b.barriers[id as usize];
         if checks && state.arrivals > 0 && state.expected != expected {

@@ -583,7 +583,7 @@ impl<'a> Engine<'a> {
                         continue;
                     }
                     self.call(warp, g, index, mask, active & !mask, pc);
-                    if warp.groups.len() > 1 {
+                    if warp.groups.len() > 1 || l.findings.stopped() {
                         return Stop::Reschedule;
                     }
                     banks = warp.banks(&warp.groups[g].bases.clone());

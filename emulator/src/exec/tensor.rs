@@ -193,7 +193,7 @@ impl Engine<'_> {
         let giving = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
         let what = What { pc, warp, bytes: 16, count: 1, write: false, strong: false, atomic: false };
         let (good, offsets) = self.shared_lanes(what, &addresses, giving & mask);
-        for m in 0..count {
+        for (m, &slot) in pool.iter().enumerate().take(count) {
             let mut rows = [[u16::MAX; 8]; 8];
             for (r, row) in rows.iter_mut().enumerate() {
                 let lane = 8 * m + r;
@@ -211,7 +211,7 @@ impl Engine<'_> {
                     *v = u16::from_le_bytes([p[0], p[1]]);
                 }
             }
-            write32(banks, pool[m], mask, |lane| {
+            write32(banks, slot, mask, |lane| {
                 let (g, t) = (lane as usize / 4, lane as usize % 4);
                 let (low, high) = if transpose {
                     (rows[2 * t][g], rows[2 * t + 1][g])

@@ -359,6 +359,13 @@ impl<'k, 'a> Builder<'k, 'a> {
         }
     }
 
+    /// Labels that the last operation may go to.
+    pub fn set_targets(&mut self, targets: Vec<u32>) {
+        if let Some(last) = self.insts.last_mut() {
+            last.targets = targets;
+        }
+    }
+
     pub fn lane(&mut self, make: fn(Level) -> LaneFn, d: V, uses: &[V], class: Class) {
         let f = make(self.level);
         self.emit(Kind::Lane(f), vec![d], uses.to_vec(), class);
@@ -440,10 +447,11 @@ impl<'k, 'a> Builder<'k, 'a> {
     /// A source that a store or conversion narrows: the register may be wider than `ty`.
     pub fn wide_source(&mut self, operand: &Operand, ty: Ty) -> Result<V> {
         if let Operand::Name(name, None) = operand
-            && let Some(Symbol::Register(v)) = self.lookup(name) {
-                self.wide_check(name, v, ty)?;
-                return Ok(v);
-            }
+            && let Some(Symbol::Register(v)) = self.lookup(name)
+        {
+            self.wide_check(name, v, ty)?;
+            return Ok(v);
+        }
         let ty = if ty.bytes() == 1 { Ty::B16 } else { ty };
         self.source(operand, ty)
     }

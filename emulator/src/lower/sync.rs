@@ -15,7 +15,9 @@ impl<'a> Builder<'_, 'a> {
                 let Operand::Name(name, None) = target else { return self.error("bra takes a label") };
                 let label = self.label(name)?;
                 self.emit(Kind::Branch(0), vec![], vec![], control);
-                if let Some(l) = self.insts.last_mut() { l.targets.push(label) }
+                if let Some(l) = self.insts.last_mut() {
+                    l.targets.push(label)
+                }
                 Ok(())
             }
             Op::BrxIdx => {
@@ -30,7 +32,7 @@ impl<'a> Builder<'_, 'a> {
                 self.kernel.code.tables.push(TableOp { targets: Vec::new() });
                 let table = self.kernel.code.tables.len() as u32 - 1;
                 self.emit(Kind::BranchIndex(table), vec![], vec![index], control);
-                self.insts.last_mut().map(|l| l.targets = targets);
+                self.set_targets(targets);
                 Ok(())
             }
             Op::Call => self.call(i),

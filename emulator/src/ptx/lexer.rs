@@ -175,15 +175,17 @@ impl Lexer<'_> {
         let mut word = &self.text[start..self.at];
         let lower = word.to_ascii_lowercase();
         if let Some(hex) = lower.strip_prefix("0f").filter(|h| h.len() == 8)
-            && let Ok(bits) = u32::from_str_radix(hex, 16) {
-                self.push(Token::F32(bits));
-                return Ok(());
-            }
+            && let Ok(bits) = u32::from_str_radix(hex, 16)
+        {
+            self.push(Token::F32(bits));
+            return Ok(());
+        }
         if let Some(hex) = lower.strip_prefix("0d").filter(|h| h.len() == 16)
-            && let Ok(bits) = u64::from_str_radix(hex, 16) {
-                self.push(Token::F64(bits));
-                return Ok(());
-            }
+            && let Ok(bits) = u64::from_str_radix(hex, 16)
+        {
+            self.push(Token::F64(bits));
+            return Ok(());
+        }
         let decimal = lower.bytes().all(|b| b.is_ascii_digit());
         let exponent = |s: &str| s.ends_with('e') && !s.starts_with("0x");
         if (decimal && self.peek(0) == b'.' && !self.peek(1).is_ascii_alphabetic())

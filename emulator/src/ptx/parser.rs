@@ -348,13 +348,7 @@ impl Parser {
 
     /// An optional `+ 4`, `+-4` or `- 4`.
     fn offset(&mut self) -> Result<i64> {
-        if self.eat('+') {
-            self.integer("an offset")
-        } else if self.is('-') {
-            self.integer("an offset")
-        } else {
-            Ok(0)
-        }
+        if self.eat('+') || self.is('-') { self.integer("an offset") } else { Ok(0) }
     }
 
     // functions ----------------------------------------------------------------------------------------------------
