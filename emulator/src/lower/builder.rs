@@ -412,6 +412,18 @@ impl<'k, 'a> Builder<'k, 'a> {
         }
     }
 
+    /// Refuses a float register where packed or reinterpreted bits are meant: ptxas does too.
+    pub fn untyped(&self, operand: &Operand) -> Result<()> {
+        if let Operand::Name(name, None) = operand
+            && let Some(Symbol::Register(v)) = self.lookup(name)
+            && matches!(self.vregs[v as usize].ty, Ty::F32 | Ty::F64)
+        {
+            let found = self.vregs[v as usize].ty;
+            return self.error(format!("register `{name}` has type {found}, this instruction needs .b32"));
+        }
+        Ok(())
+    }
+
     /// A destination of a load or conversion: the register may be wider than `ty`. Returns it with its size in bytes.
     pub fn wide_dest(&mut self, operand: &Operand, ty: Ty) -> Result<(V, u32)> {
         if *operand == Operand::Sink {

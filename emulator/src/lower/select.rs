@@ -718,6 +718,7 @@ impl<'a> Builder<'_, 'a> {
         let class = Class::Convert;
         if from == Ty::F32 && matches!(to, Ty::F16x2 | Ty::BF16x2 | Ty::E4M3x2 | Ty::E5M2x2) {
             let [d, a, b] = self.operands(i)?;
+            self.untyped(d)?;
             let (d, a, b) = (self.dest(d, holder(to))?, self.source(a, from)?, self.source(b, from)?);
             match to {
                 Ty::BF16x2 if nearest && how == Finish::default() => {
@@ -738,6 +739,7 @@ impl<'a> Builder<'_, 'a> {
         }
         let [d, a] = self.operands(i)?;
         if to == Ty::TF32 {
+            self.untyped(d)?;
             let (d, a) = (self.dest(d, Ty::B32)?, self.source(a, Ty::F32)?);
             self.scalar(Scalar::Convert(Ty::TF32, Ty::F32, mode, how), d, 32, &[a], class);
             return Ok(());

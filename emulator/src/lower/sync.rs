@@ -329,6 +329,9 @@ impl<'a> Builder<'_, 'a> {
         if list.len() != count {
             return self.error(format!("this operand needs {count} registers, {} are given", list.len()));
         }
+        if ty == Ty::B32 {
+            list.iter().try_for_each(|o| self.untyped(o))?;
+        }
         list.into_iter().map(|o| if dest { self.dest(o, ty) } else { self.source(o, ty) }).collect()
     }
 
