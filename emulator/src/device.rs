@@ -85,6 +85,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Addresses of the module's variables that are allocations: all but shared ones.
+    pub fn addresses(&self) -> Vec<u64> {
+        self.addresses.iter().copied().filter(|&a| a != 0).collect()
+    }
+
     /// Address and size of a `.global` or `.const` variable.
     pub fn variable(&self, name: &str) -> Option<(u64, u64)> {
         let i = self.module.0.variables.iter().position(|v| v.name == name && v.space != Space::Shared)?;

@@ -95,7 +95,7 @@ impl Default for Options {
             memory: 4 << 30,
             threads: 0,
             stack_bytes: 16 << 10,
-            instruction_limit: 20_000_000_000,
+            instruction_limit: 2_000_000_000,
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Finding {
     pub message: String,
     /// How often this kind happened at this instruction.
     pub count: u64,
+    /// The seed of the random schedule in which it happened: the same seed repeats it.
+    pub seed: Option<u64>,
 }
 
 impl std::fmt::Display for Finding {
@@ -55,6 +57,9 @@ impl std::fmt::Display for Finding {
         write!(f, " PTX line {}", self.ptx_line)?;
         if self.count > 1 {
             write!(f, " ({} times)", self.count)?;
+        }
+        if let Some(seed) = self.seed {
+            write!(f, " (schedule=random,seed={seed})")?;
         }
         Ok(())
     }

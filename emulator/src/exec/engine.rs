@@ -316,6 +316,7 @@ impl<'a> Engine<'a> {
                 source: self.source(pc),
                 message,
                 count: 1,
+                seed: self.random.then_some(self.l.options.seed),
             },
         );
     }
@@ -539,6 +540,9 @@ impl<'a> Engine<'a> {
                         self.load(warp, &banks, index, pc, mask);
                     }
                     pc += 1;
+                    if self.random && steps > warp.quantum {
+                        stop!(Stop::Preempted);
+                    }
                 }
                 Kind::Store(index) => {
                     if mask != 0 {
@@ -547,6 +551,9 @@ impl<'a> Engine<'a> {
                         self.store(warp, &banks, index, pc, mask);
                     }
                     pc += 1;
+                    if self.random && steps > warp.quantum {
+                        stop!(Stop::Preempted);
+                    }
                 }
                 Kind::Atomic(index) => {
                     if mask != 0 {
