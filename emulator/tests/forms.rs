@@ -104,6 +104,12 @@ fn bit_fields() {
     check("szext.wrap.s32 %rd, %ra, %rb;", |[a, b, _, _]| szext(a, b as u32 & 31, true));
     check("szext.clamp.u32 %rd, %ra, %rb;", |[a, b, _, _]| szext(a, (b as u32).min(32), false));
     check("lop3.b32 %rd, %ra, %rb, %rc, 0xE8;", |[a, b, c, _]| (a & b | a & c | b & c) & low);
+    check("and.b32 %r1, %rb, 31; fns.b32 %rd, %ra, %r1, 2;", |[a, b, ..]| {
+        (b & 31..32).filter(|i| a >> i & 1 == 1).nth(1).unwrap_or(low)
+    });
+    check("and.b32 %r1, %rb, 31; fns.b32 %rd, %ra, %r1, -1;", |[a, b, ..]| {
+        (0..=b & 31).rev().find(|i| a >> i & 1 == 1).unwrap_or(low)
+    });
     check("cnot.b32 %rd, %ra;", |[a, ..]| (a as u32 == 0) as u64);
     let top = |a: u64, signed: bool, bits: u32| {
         let v = if signed && a >> (bits - 1) & 1 == 1 { !a } else { a } & (u64::MAX >> (64 - bits));
@@ -169,7 +175,9 @@ fn integers() {
     check("sub.sat.s32 %rd, %ra, %rb;", |[a, b, ..]| {
         (s(a) - s(b)).clamp(i32::MIN as i64, i32::MAX as i64) as u64 & low
     });
-    check("mad.hi.u32 %rd, %ra, %rb, %rc;", |[a, b, c, _]| (((a & low) * (b & low)) >> 32).wrapping_add(c) & low);
+    check("mad.hi.u32 %rd, %ra, %rb, %rc;", |[a, b, c, _]| {
+        (((a & low) * (b & low)) >> 32).wrapping_add(c) & low
+    });
     check("mad.hi.sat.s32 %rd, %ra, %rb, %rc;", |[a, b, c, _]| {
         (((s(a) * s(b)) >> 32) + s(c)).clamp(i32::MIN as i64, i32::MAX as i64) as u64 & low
     });
@@ -223,6 +231,15 @@ fn predicates_and_tests() {
         },
     );
     check("set.ge.u32.s32 %rd, %ra, %rb;", |[a, b, ..]| if s(a) >= s(b) { 0xffff_ffff } else { 0 });
+    let h = |x: u64| f16::from_bits(x as u16).to_f32();
+    check("set.lt.f16x2.f16x2 %rd, %ra, %rb;", |[a, b, ..]| {
+        let one = |yes: bool| if yes { 0x3c00 } else { 0 };
+        one(h(a) < h(b)) | one(h(a >> 16) < h(b >> 16)) << 16
+    });
+    check("set.neu.u32.f16x2 %rd, %ra, %rb;", |[a, b, ..]| {
+        let ones = |yes: bool| if yes { 0xffff } else { 0 };
+        ones(h(a) != h(b)) | ones(h(a >> 16) != h(b >> 16)) << 16
+    });
     let f = |x: u64| f32::from_bits(x as u32);
     for (name, test) in [
         ("finite", (|x: f32| x.is_finite()) as fn(f32) -> bool),
@@ -245,6 +262,18 @@ fn predicates_and_tests() {
         "mov.b32 %f1, %ra; mov.b32 %f2, %rb; setp.num.f32 %p1, %f1, %f2; selp.u32 %rd, 1, 0, %p1;",
         |[a, b, ..]| !(f(a).is_nan() || f(b).is_nan()) as u64,
     );
+}
+
+#[test]
+fn double_approximations_give_their_upper_words() {
+    let upper = |x: u64| f64::from_bits(if x >> 52 & 0x7ff == 0 { x & 1 << 63 } else { x & !0xffff_ffff });
+    let cut = |v: f64| match v.is_nan() {
+        true => 0x7fff_ffff_0000_0000,
+        false if v.is_subnormal() => v.to_bits() & 1 << 63,
+        false => v.to_bits() & !0xffff_ffff,
+    };
+    check("rcp.approx.ftz.f64 %d, %a;", |[a, ..]| cut(1.0 / upper(a)));
+    check("rsqrt.approx.ftz.f64 %d, %a;", |[a, ..]| cut(1.0 / upper(a).sqrt()));
 }
 
 #[test]

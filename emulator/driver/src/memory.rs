@@ -156,7 +156,7 @@ pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, _stream
 
 fn fill(address: u64, pattern: &[u8], count: usize) -> Code {
     code(working().and_then(|s| {
-        if address % pattern.len() as u64 != 0 {
+        if !address.is_multiple_of(pattern.len() as u64) {
             return Err(ERROR_INVALID_VALUE);
         }
         let total = pattern.len().checked_mul(count).ok_or(ERROR_INVALID_VALUE)?;

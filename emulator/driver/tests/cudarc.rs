@@ -71,7 +71,8 @@ fn dynamic_shared_memory_and_occupancy() -> Result<(), DriverError> {
     assert!(stream.clone_dtoh(&y)?.iter().all(|&v| (v - 1.0 / 64.0).abs() < 1e-8));
     // More than 48 KiB needs the attribute.
     let big = LaunchConfig { shared_mem_bytes: 100 << 10, ..config };
-    let refused = unsafe { stream.launch_builder(&function).arg(&mut y).arg(&x).arg(&columns).launch(big) }; // SAFETY: as above
+    // SAFETY: the arguments are those of the kernel.
+    let refused = unsafe { stream.launch_builder(&function).arg(&mut y).arg(&x).arg(&columns).launch(big) };
     assert_eq!(refused.unwrap_err().0, sys::cudaError_enum::CUDA_ERROR_INVALID_VALUE);
     function.set_attribute(
         sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,

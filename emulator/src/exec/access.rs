@@ -2,8 +2,9 @@
 //!
 //! An access that fails a check is reported and left out: loads give all ones, stores do nothing.
 
-use super::engine::{Engine, lanes_of, read32, read64};
+use super::engine::Engine;
 use super::lanes::Banks;
+use super::rows::{lanes_of, read32, read64};
 use super::state::Warp;
 use crate::check::Kind as Check;
 use crate::check::race::Access;

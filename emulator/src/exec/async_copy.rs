@@ -3,8 +3,9 @@
 //! until the issuing thread has waited; others need a barrier after that as well.
 
 use super::access::What;
-use super::engine::{Engine, lanes_of, read32, read64};
+use super::engine::Engine;
 use super::lanes::Banks;
+use super::rows::{lanes_of, read32, read64};
 use super::state::{CopyQueue, PendingCopy, Warp};
 use crate::check::Kind as Check;
 use crate::check::race::Access;

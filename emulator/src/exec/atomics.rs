@@ -2,8 +2,9 @@
 //! drawn from the seed: the result of float additions depends on it, as on hardware.
 
 use super::access::What;
-use super::engine::{Engine, lanes_of, read32, read64, write32, write64};
+use super::engine::Engine;
 use super::lanes::Banks;
+use super::rows::{lanes_of, read32, read64, write32, write64};
 use super::scalar::{self, Finish, Float, Int, Scalar};
 use super::soft::Round;
 use super::state::Warp;

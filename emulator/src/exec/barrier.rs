@@ -3,7 +3,8 @@
 //! Warps arrive whole. `.aligned` barriers (and every `bar`) need all lanes of a warp at one instruction; plain
 //! `barrier` lets them arrive from different ones. Lanes that have exited are not waited for.
 
-use super::engine::{Engine, lanes_of, read_pred, read32, write_pred, write32};
+use super::engine::Engine;
+use super::rows::{lanes_of, read_pred, read32, write_pred, write32};
 use super::state::Status;
 use crate::check::Kind as Check;
 use crate::code::{Barrier, BarrierOp, Kind};

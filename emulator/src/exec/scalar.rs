@@ -40,6 +40,7 @@ pub enum Bits {
     Bfi,
     Cnot,
     Bmsk { clamp: bool },
+    Fns,
     Shf { left: bool, clamp: bool },
     Prmt(Prmt),
     Lop3(u8),
@@ -88,6 +89,9 @@ pub enum Approx {
     Ex2,
     Tanh,
     Div,
+    /// The f64 forms that use and give the upper 32 bits only.
+    RcpUpper,
+    RsqrtUpper,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,6 +294,24 @@ fn bits(op: Bits, width: u32, a: u64, b: u64, c: u64, d: u64) -> u64 {
                 if clamp { ((a as u32).min(32), (b as u32).min(32)) } else { (a as u32 & 31, b as u32 & 31) };
             ((((1u128 << len) - 1) << pos) as u64) & 0xffff_ffff
         }
+        Bits::Fns => {
+            // The n-th set bit of a from bit b, upwards or downwards, as the ISA's pseudocode.
+            let (offset, mut pos) = (c as i32, b as i32);
+            if offset == 0 {
+                return if a >> (b & 31) & 1 == 1 { b & 31 } else { u32::MAX as u64 };
+            }
+            let mut count = offset.unsigned_abs() - 1;
+            while (0..32).contains(&pos) {
+                if a >> pos & 1 == 1 {
+                    if count == 0 {
+                        return pos as u64;
+                    }
+                    count -= 1;
+                }
+                pos += offset.signum();
+            }
+            u32::MAX as u64
+        }
         Bits::Shf { left, clamp } => {
             let n = if clamp { (c as u32).min(32) } else { c as u32 & 31 };
             let wide = (b as u32 as u64) << 32 | a as u32 as u64;
@@ -456,6 +478,15 @@ fn approx(op: Approx, ty: Ty, ftz: bool, a: u64, b: u64) -> u64 {
             Approx::Ex2 => x.exp2(),
             Approx::Tanh => x.tanh(),
             Approx::Div => x / y,
+            Approx::RcpUpper | Approx::RsqrtUpper => {
+                let x = f64::from_bits(F64.flush(a & !0xffff_ffff));
+                let v = if op == Approx::RcpUpper { 1.0 / x } else { 1.0 / x.sqrt() };
+                return if v.is_nan() {
+                    0x7fff_ffff_0000_0000
+                } else {
+                    F64.flush(v.to_bits()) & !0xffff_ffff
+                };
+            }
         };
         let bits = soft::convert(F64, format, Round::Nearest, exact.to_bits());
         if ftz { format.flush(bits) } else { bits }
@@ -650,6 +681,9 @@ pub fn eval(op: &Scalar, [a, b, c, d]: [u64; 4]) -> u64 {
         Scalar::SetResult(ty) => match (a & 1 != 0, ty) {
             (false, _) => 0,
             (true, Ty::F32) => 1.0f32.to_bits() as u64,
+            (true, Ty::F16 | Ty::F16x2) => 0x3c00,
+            (true, Ty::BF16 | Ty::BF16x2) => 0x3f80,
+            (true, Ty::U16 | Ty::S16) => 0xffff,
             (true, _) => u32::MAX as u64,
         },
         Scalar::CarryOut(width, borrow) => {

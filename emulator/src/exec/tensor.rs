@@ -9,8 +9,9 @@
 //! 13 low bits; integer sums wrap, or saturate with `.satfinite`.
 
 use super::access::What;
-use super::engine::{Engine, lanes_of, read32, read64, write32};
+use super::engine::Engine;
 use super::lanes::{Banks, Level, level};
+use super::rows::{lanes_of, read32, read64, write32};
 use super::soft::{self, Round};
 use crate::check::Kind as Check;
 use crate::code::{Mma, MmaType};

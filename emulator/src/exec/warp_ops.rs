@@ -4,8 +4,9 @@
 //! Lanes wait at the instruction until every lane of their member mask that has not exited is there with the same
 //! mask. Shuffles and votes do not order memory; `bar.warp.sync` does.
 
-use super::engine::{Engine, lanes_of, read_pred, read32, read64, write_pred, write32};
+use super::engine::Engine;
 use super::lanes::Banks;
+use super::rows::{lanes_of, read_pred, read32, read64, write_pred, write32};
 use super::state::Warp;
 use crate::check::Kind as Check;
 use crate::code::{Kind, Redux, Shuffle, Vote};

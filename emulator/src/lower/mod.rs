@@ -1,6 +1,9 @@
 //! From the syntax tree to code: names and types, operations on virtual registers, control flow, slots, emission.
 
+mod bits;
 mod builder;
+mod compare;
+mod convert;
 mod flow;
 mod memory;
 mod select;
