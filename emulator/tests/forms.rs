@@ -122,7 +122,7 @@ fn bit_fields() {
     check("shf.r.wrap.b32 %rd, %ra, %rb, %rc;", |[a, b, c, _]| ((b & low) << 32 | a & low) >> (c & 31) & low);
     check("shf.l.clamp.b32 %rd, %ra, %rb, %rc;", |[a, b, c, _]| {
         let n = (c & low).min(32);
-        (((b & low) << 32 | a & low) as u128 * (1u128 << n) >> 32) as u64 & low
+        ((((b & low) << 32 | a & low) as u128 * (1u128 << n)) >> 32) as u64 & low
     });
     check("shl.b32 %rd, %ra, %rb;", |[a, b, ..]| if b & low > 31 { 0 } else { a << (b & 31) & low });
     check("shr.s32 %rd, %ra, %rb;", |[a, b, ..]| ((a as i32) >> (b & low).min(31)) as u32 as u64);
@@ -446,13 +446,12 @@ fn mma(
             for e in 0..per {
                 let row = if i % 2 == 0 { group } else { group + 8 };
                 let column = t * per + e + if i >= 2 { 4 * per } else { 0 };
-                words[lane * 12 + i] |= a(row, column) << (bits * e) * (bits < 32) as usize;
+                words[lane * 12 + i] |= a(row, column) << (bits * e);
             }
         }
         for i in 0..nb {
             for e in 0..per {
-                words[lane * 12 + 4 + i] |=
-                    b(t * per + e + 4 * per * i, group) << (bits * e) * (bits < 32) as usize;
+                words[lane * 12 + 4 + i] |= b(t * per + e + 4 * per * i, group) << (bits * e);
             }
         }
         for i in 0..nd {
@@ -486,7 +485,8 @@ fn mma(
 #[test]
 fn tensor_core_shapes_and_types() {
     let value = |i: usize, j: usize| ((i * 7 + j * 5) % 13) as i32 - 6;
-    let floats: [(&str, usize, usize, fn(f32) -> u32); 6] = [
+    type Encode = fn(f32) -> u32;
+    let floats: [(&str, usize, usize, Encode); 6] = [
         ("f32.f16.f16.f32", 16, 16, |v| f16::from_f32(v).to_bits() as u32),
         ("f32.f16.f16.f32", 8, 16, |v| f16::from_f32(v).to_bits() as u32),
         ("f32.bf16.bf16.f32", 16, 16, |v| bf16::from_f32(v).to_bits() as u32),

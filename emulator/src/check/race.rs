@@ -134,8 +134,19 @@ impl Races {
         {
             self.acquire(a.warp as usize, &left);
         }
-        let mut conflict = None;
         let base = self.base;
+        let slot = word * warps + a.warp as usize;
+        let now = self.clocks[a.warp as usize * warps + a.warp as usize];
+        // A stale cell of an earlier block may have this step's number; the clock tells them apart.
+        let same_read =
+            cell.read_last as u32 == a.warp && cell.read_step == a.step && self.reads[slot] == now;
+        let foreign_write = cell.write_time <= base || cell.write_warp as u32 != a.warp;
+        if same_read && foreign_write && !a.write && !a.strong && cell.read_bytes & bytes == bytes {
+            // Another lane of this instruction has read the word: what holds for it holds for this one.
+            self.cells[word].read_lanes |= 1 << a.lane;
+            return None;
+        }
+        let mut conflict = None;
         let knows = |u: u32| self.clocks[a.warp as usize * warps + u as usize];
         if cell.write_time > base && cell.write_bytes & bytes != 0 && !(a.strong && cell.write_strong) {
             let (u, lane) = (cell.write_warp as u32, cell.write_lane as u32);
@@ -169,7 +180,6 @@ impl Races {
                 }
             }
         }
-        let now = self.clocks[a.warp as usize * warps + a.warp as usize];
         let cell = &mut self.cells[word];
         if a.write {
             let same_moment =
@@ -182,8 +192,7 @@ impl Races {
                 (cell.read_warps, cell.read_bytes, cell.read_lanes) = (0, 0, 0);
             }
         } else {
-            let fresh = cell.read_last as u32 != a.warp || cell.read_step != a.step;
-            if fresh {
+            if !same_read {
                 cell.read_lanes = 0;
             }
             cell.read_strong = if cell.read_bytes == 0 { a.strong } else { cell.read_strong && a.strong };
@@ -191,7 +200,7 @@ impl Races {
             cell.read_bytes |= bytes;
             cell.read_lanes |= 1 << a.lane;
             (cell.read_last, cell.read_step) = (a.warp as u8, a.step);
-            self.reads[word * warps + a.warp as usize] = now;
+            self.reads[slot] = now;
         }
         if a.strong && a.write {
             let mut sum = Vec::new();
@@ -229,6 +238,17 @@ mod tests {
         assert!(!r.access(0, 15, access(0, 3, 3, true)).unwrap().wrote);
         r.reset(2, 4);
         assert_eq!(r.access(0, 15, access(1, 0, 1, true)), None, "the last block's accesses are over");
+    }
+
+    #[test]
+    fn lanes_that_read_in_an_earlier_block_are_forgotten() {
+        let mut r = Races::default();
+        r.reset(1, 1);
+        r.access(0, 15, access(0, 3, 10, false));
+        r.reset(1, 1);
+        r.access(0, 15, access(0, 5, 10, false));
+        assert_eq!(r.access(0, 15, access(0, 5, 12, true)), None);
+        assert!(r.access(0, 15, access(0, 6, 13, true)).is_some());
     }
 
     #[test]

@@ -461,7 +461,7 @@ impl Engine<'_> {
             for (e, row) in values.iter_mut().enumerate().take(what.count as usize) {
                 let at = offsets[i as usize] as usize + e * bytes;
                 row[i as usize] = load_bytes(&self.b.shared.data[at..at + bytes]);
-                if check && self.b.shared.written[at..at + bytes].contains(&0) {
+                if check && !all_set(&self.b.shared.written[at..at + bytes]) {
                     missing |= 1 << i;
                 }
             }
@@ -533,7 +533,7 @@ impl Engine<'_> {
             for (e, row) in values.iter_mut().enumerate().take(what.count as usize) {
                 let at = offsets[i as usize] as usize + e * bytes;
                 row[i as usize] = load_bytes(&warp.local[at..at + bytes]);
-                if self.l.options.checks.uninitialised && warp.local_written[at..at + bytes].contains(&0) {
+                if self.l.options.checks.uninitialised && !all_set(&warp.local_written[at..at + bytes]) {
                     self.report(Check::Uninitialised, what.pc, what.warp, i, || {
                         let byte = at as u32 - i * warp.local_bytes;
                         format!(
@@ -574,6 +574,12 @@ impl Engine<'_> {
             lanes_of(mask).for_each(|i| row[i as usize] = v);
         }
     }
+}
+
+/// True if each of up to eight bytes is 1.
+#[inline]
+fn all_set(bytes: &[u8]) -> bool {
+    load_bytes(bytes) == 0x0101_0101_0101_0101 >> (64 - 8 * bytes.len())
 }
 
 /// Up to eight bytes, little-endian.
