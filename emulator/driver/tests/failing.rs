@@ -5,6 +5,9 @@ use cudarc::nvrtc::Ptx;
 
 #[test]
 fn an_access_past_the_end_is_an_illegal_address_and_stays() {
+    let report = std::env::temp_dir().join(format!("emulator-report-{}.json", std::process::id()));
+    // SAFETY: the only test of this process; no other thread reads the environment yet.
+    unsafe { std::env::set_var("HANDLOOM_EMULATOR", format!("arch=sm_80,report={}", report.display())) };
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().skip(1).take(2).map(|p| p.join("libcuda.so")).find(|p| p.exists()).unwrap();
     // SAFETY: our own library, whose initialisation does nothing.
@@ -23,4 +26,11 @@ fn an_access_past_the_end_is_an_illegal_address_and_stays() {
     assert_eq!(error.0, sys::cudaError_enum::CUDA_ERROR_ILLEGAL_ADDRESS);
     let later = stream.clone_dtoh(&a).unwrap_err();
     assert_eq!(later.0, sys::cudaError_enum::CUDA_ERROR_ILLEGAL_ADDRESS);
+    let line = std::fs::read_to_string(&report).unwrap();
+    std::fs::remove_file(&report).unwrap();
+    assert!(
+        line.starts_with("{\"kernel\":\"vector_add\",\"findings\":[\"vector_add: thread (100,0,0)"),
+        "{line}"
+    );
+    assert!(line.contains("\"counters\":{\"total\":{\"warp_instructions\":"), "{line}");
 }

@@ -54,11 +54,29 @@ fn multiply(a: &[[f64; 16]; 16], b: &[[f64; 8]; 16], c: &mut [[f64; 8]; 16], k: 
     }
 }
 
-fn element(ty: MmaType, register: u32, e: usize) -> f64 {
-    match ty {
-        MmaType::Bf16 => f32::from_bits((register >> (16 * e)) << 16) as f64,
-        MmaType::Tf32 => f32::from_bits(register & 0xffff_e000) as f64,
-        _ => f16_value(register >> (16 * e) & 0xffff),
+/// Spreads the fragments of A and B, PER elements to a register, into matrices; `value` decodes an element.
+#[inline(always)]
+fn gather<const PER: usize>(
+    ra: &[[u32; 32]],
+    rb: &[[u32; 32]],
+    a: &mut [[f64; 16]; 16],
+    b: &mut [[f64; 8]; 16],
+    value: impl Fn(u32, usize) -> f64,
+) {
+    for (i, row) in ra.iter().enumerate() {
+        let column = 4 * PER * (i >> 1);
+        for lane in 0..32 {
+            for e in 0..PER {
+                a[lane / 4 + 8 * (i & 1)][(PER * (lane % 4) + column + e) & 15] = value(row[lane], e);
+            }
+        }
+    }
+    for (i, row) in rb.iter().enumerate() {
+        for lane in 0..32 {
+            for e in 0..PER {
+                b[(PER * (lane % 4) + 4 * PER * i + e) & 15][lane / 4] = value(row[lane], e);
+            }
+        }
     }
 }
 
@@ -91,20 +109,19 @@ impl Engine<'_> {
         if let MmaType::Int8(a_signed, b_signed) = mma.ty {
             return self.mma_int8(banks, mma, (a_signed, b_signed), [&ra, &rb, &rc], d, mask);
         }
-        let per = if mma.ty == MmaType::Tf32 { 1 } else { 2 };
         let (mut ma, mut mb, mut mc) = ([[0.0; 16]; 16], [[0.0; 8]; 16], [[0.0; 8]; 16]);
+        let (ra, rb) = (&ra[..na], &rb[..nb]);
+        match mma.ty {
+            MmaType::Bf16 => {
+                gather::<2>(ra, rb, &mut ma, &mut mb, |r, e| f32::from_bits((r >> (16 * e)) << 16) as f64)
+            }
+            MmaType::Tf32 => {
+                gather::<1>(ra, rb, &mut ma, &mut mb, |r, _| f32::from_bits(r & 0xffff_e000) as f64)
+            }
+            _ => gather::<2>(ra, rb, &mut ma, &mut mb, |r, e| f16_value(r >> (16 * e) & 0xffff)),
+        }
         for lane in 0..32 {
             let (g, t) = (lane / 4, lane % 4);
-            for (i, row) in ra.iter().enumerate().take(na) {
-                for e in 0..per {
-                    ma[g + 8 * (i & 1)][per * t + 4 * per * (i >> 1) + e] = element(mma.ty, row[lane], e);
-                }
-            }
-            for (i, row) in rb.iter().enumerate().take(nb) {
-                for e in 0..per {
-                    mb[per * t + 4 * per * i + e][g] = element(mma.ty, row[lane], e);
-                }
-            }
             for h in 0..2 {
                 for e in 0..2 {
                     mc[g + 8 * h][2 * t + e] = if mma.half_accumulator {
