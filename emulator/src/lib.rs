@@ -7,7 +7,15 @@
 //! tensor-core instructions. It says nothing about time.
 //!
 //! Supported is the sm_80 instruction set as listed in [`ptx::table`]; an unknown form is an error that names it and
-//! its line.
+//! its line. Not in yet: sm_90 (mbarrier, bulk and tensor copies, wgmma, clusters), textures and surfaces, video
+//! instructions, the old `wmma`, indirect calls, 128-bit registers, linking of several modules, cooperative launches,
+//! races in global memory, and the tensor cores' own rounding.
+//!
+//! # How it runs a kernel
+//! Lanes of a warp at the same instruction form a group; a warp is a list of groups, and there is no reconvergence
+//! stack. Registers are rows of 32 lanes in slots that liveness assigns; operations on whole rows are compiled for
+//! AVX2 and AVX-512 and chosen at run time. Blocks run in parallel when the kernel cannot make them see each other's
+//! work; otherwise one host thread runs all of them, interleaved.
 
 pub mod arch;
 pub mod check;

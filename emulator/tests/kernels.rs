@@ -193,6 +193,34 @@ fn a_spin_lock_among_lanes_and_blocks_ends() {
     }
 }
 
+/// The lane that gets the lock leaves the loop in which the others spin: it must be let run all the same.
+#[test]
+fn a_lane_outside_the_spinning_loop_gets_its_turn() {
+    let ptx = ".version 8.0\n.target sm_80\n.address_size 64
+.visible .entry k(.param .u64 lock, .param .u64 counter) {
+    .reg .pred %p<2>; .reg .b32 %r<6>; .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [lock];
+    ld.param.u64 %rd2, [counter];
+SPIN:
+    atom.global.cas.b32 %r1, [%rd1], 0, 1;
+    setp.ne.s32 %p1, %r1, 0;
+    @%p1 bra SPIN;
+    membar.gl;
+    ld.volatile.global.u32 %r2, [%rd2];
+    add.u32 %r3, %r2, 1;
+    st.volatile.global.u32 [%rd2], %r3;
+    membar.gl;
+    atom.global.exch.b32 %r4, [%rd1], 0;
+    ret;
+}";
+    for options in schedules() {
+        let mut run = Run::new(ptx, Options { instruction_limit: 2_000_000, ..options });
+        let (lock, counter) = (run.put("lock", &[0i32]), run.put("counter", &[0i32]));
+        run.clean("k", LaunchConfig::linear(2, 64), &[lock.into(), counter.into()]);
+        assert_eq!(run.get::<i32>(counter, 1), [128]);
+    }
+}
+
 #[test]
 fn histograms_with_shared_and_global_atomics() {
     let mut random = Random(10);
