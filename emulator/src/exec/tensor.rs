@@ -120,16 +120,14 @@ impl Engine<'_> {
             }
             _ => gather::<2>(ra, rb, &mut ma, &mut mb, |r, e| f16_value(r >> (16 * e) & 0xffff)),
         }
-        for lane in 0..32 {
-            let (g, t) = (lane / 4, lane % 4);
-            for h in 0..2 {
-                for e in 0..2 {
-                    mc[g + 8 * h][2 * t + e] = if mma.half_accumulator {
-                        f16_value(rc[h][lane] >> (16 * e) & 0xffff)
-                    } else {
-                        f32::from_bits(rc[2 * h + e][lane]) as f64
-                    };
-                }
+        for (m, row) in mc.iter_mut().enumerate() {
+            for (n, c) in row.iter_mut().enumerate() {
+                let (lane, half, e) = (4 * (m % 8) + n / 2, m / 8, n % 2);
+                *c = if mma.half_accumulator {
+                    f16_value(rc[half][lane] >> (16 * e) & 0xffff)
+                } else {
+                    f32::from_bits(rc[2 * half + e][lane]) as f64
+                };
             }
         }
         multiply(&ma, &mb, &mut mc, mma.k as usize);

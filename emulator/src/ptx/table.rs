@@ -1,7 +1,7 @@
 //! The opcode table: every instruction form the emulator knows, one line per form, as data.
 //!
 //! A form is a root (`add`) and groups of modifiers. `{...}` marks an optional group, `|` separates alternatives, and
-//! `@name` stands for a set of [`SETS`]. Matching does not depend on the order of the modifiers of different groups
+//! `@name` stands for a set of `SETS`. Matching does not depend on the order of the modifiers of different groups
 //! (compilers differ), only on the order of groups that share an alternative (the types of `cvt.d.a`). Every
 //! modifier must be claimed by a group and every mandatory group must claim one: anything else is an unknown form,
 //! reported with its line. Forms follow the "Syntax" boxes of PTX ISA section 9.7.
