@@ -1,0 +1,66 @@
+//! The limits of each architecture, in one table (CUDA C++ Programming Guide, "Technical Specifications per Compute
+//! Capability").
+
+/// What a GPU of one compute capability allows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arch {
+    /// `sm_80`
+    pub name: &'static str,
+    pub major: u32,
+    pub minor: u32,
+    pub max_threads_per_block: u32,
+    pub max_block: [u32; 3],
+    pub max_grid: [u32; 3],
+    /// Shared memory of a block, static and dynamic, without opting in.
+    pub shared_per_block: u32,
+    /// With opting in (dynamic shared memory only).
+    pub shared_per_block_optin: u32,
+    pub shared_per_sm: u32,
+    /// Taken by the system from each block's share of an SM.
+    pub shared_reserved: u32,
+    pub registers_per_block: u32,
+    pub registers_per_sm: u32,
+    pub max_registers_per_thread: u32,
+    pub max_threads_per_sm: u32,
+    pub max_blocks_per_sm: u32,
+    pub sms: u32,
+    pub const_bytes: u32,
+    pub param_bytes: u32,
+}
+
+const ARCHS: &[Arch] = &[Arch {
+    name: "sm_80",
+    major: 8,
+    minor: 0,
+    max_threads_per_block: 1024,
+    max_block: [1024, 1024, 64],
+    max_grid: [0x7fff_ffff, 65535, 65535],
+    shared_per_block: 48 << 10,
+    shared_per_block_optin: 163 << 10,
+    shared_per_sm: 164 << 10,
+    shared_reserved: 1 << 10,
+    registers_per_block: 65536,
+    registers_per_sm: 65536,
+    max_registers_per_thread: 255,
+    max_threads_per_sm: 2048,
+    max_blocks_per_sm: 32,
+    sms: 108,
+    const_bytes: 64 << 10,
+    param_bytes: 4352,
+}];
+
+impl Arch {
+    /// The architecture called `name`, if the emulator has it.
+    pub fn named(name: &str) -> Option<&'static Arch> {
+        ARCHS.iter().find(|a| a.name == name)
+    }
+
+    pub fn names() -> String {
+        ARCHS.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The architecture's number as in `sm_80`.
+    pub fn number(&self) -> u32 {
+        self.major * 10 + self.minor
+    }
+}

@@ -1,0 +1,113 @@
+//! What a kernel did wrong, collected: the findings of a launch.
+
+pub mod race;
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// The kind of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    OutOfBounds,
+    Misaligned,
+    WrongSpace,
+    ReadOnlyWrite,
+    Uninitialised,
+    SharedRace,
+    BarrierDivergence,
+    BarrierMisuse,
+    WarpSyncMisuse,
+    MissingAsyncWait,
+    DivisionByZero,
+    Deadlock,
+    StackOverflow,
+    Trap,
+    AssertFailed,
+    Endless,
+}
+
+/// One thing a kernel did wrong, where, and by whom; repeated ones are counted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    pub kind: Kind,
+    pub kernel: String,
+    pub block: [u32; 3],
+    pub thread: [u32; 3],
+    pub ptx_line: u32,
+    /// File and line of the CUDA source, where the PTX has line information.
+    pub source: Option<(String, u32)>,
+    pub message: String,
+    /// How often this kind happened at this instruction.
+    pub count: u64,
+    /// The seed of the random schedule in which it happened: the same seed repeats it.
+    pub seed: Option<u64>,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [bx, by, bz] = self.block;
+        let [tx, ty, tz] = self.thread;
+        write!(f, "{}: thread ({tx},{ty},{tz}) block ({bx},{by},{bz}) {}", self.kernel, self.message)?;
+        if let Some((file, line)) = &self.source {
+            write!(f, " at {file}:{line},")?;
+        } else {
+            write!(f, " at")?;
+        }
+        write!(f, " PTX line {}", self.ptx_line)?;
+        if self.count > 1 {
+            write!(f, " ({} times)", self.count)?;
+        }
+        if let Some(seed) = self.seed {
+            write!(f, " (schedule=random,seed={seed})")?;
+        }
+        Ok(())
+    }
+}
+
+/// The findings, and where each kind at each instruction is among them.
+type List = (Vec<Finding>, HashMap<(Kind, u32), usize>);
+
+/// Findings of a launch, shared by the threads that run its blocks.
+pub struct Findings {
+    list: Mutex<List>,
+    max: usize,
+    stop: AtomicBool,
+}
+
+impl Findings {
+    pub fn new(max: usize) -> Findings {
+        Findings { list: Mutex::new((Vec::new(), HashMap::new())), max, stop: AtomicBool::new(false) }
+    }
+
+    /// Adds a finding, or counts one of the same kind at the same instruction. A full list stops the launch.
+    pub fn add(&self, pc: u32, finding: Finding) {
+        let mut guard = self.list.lock().unwrap_or_else(|e| e.into_inner());
+        let (list, known) = &mut *guard;
+        if let Some(&i) = known.get(&(finding.kind, pc)) {
+            list[i].count += finding.count;
+        } else if list.len() < self.max {
+            known.insert((finding.kind, pc), list.len());
+            list.push(finding);
+        } else {
+            self.stop();
+        }
+    }
+
+    /// True when a finding of this kind at this instruction would only be counted.
+    pub fn knows(&self, pc: u32, kind: Kind) -> bool {
+        self.list.lock().unwrap_or_else(|e| e.into_inner()).1.contains_key(&(kind, pc))
+    }
+
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    pub fn into_list(self) -> Vec<Finding> {
+        self.list.into_inner().unwrap_or_else(|e| e.into_inner()).0
+    }
+}

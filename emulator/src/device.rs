@@ -1,0 +1,383 @@
+//! A device: global memory, loaded modules, launches.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::check::{Finding, Findings};
+use crate::counters::Counters;
+use crate::error::{Error, Result};
+use crate::exec;
+use crate::memory::GlobalMemory;
+use crate::module::{Kernel, Module};
+use crate::options::Options;
+use crate::ptx::ast::{Init, Space, Ty};
+
+/// An argument of a launch, as bytes; made from numbers and device addresses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arg(pub Vec<u8>);
+
+macro_rules! arg_from {
+    ($($ty:ty),*) => { $(
+        impl From<$ty> for Arg {
+            fn from(v: $ty) -> Arg {
+                Arg(v.to_le_bytes().to_vec())
+            }
+        }
+    )* };
+}
+arg_from!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
+
+impl From<&[u8]> for Arg {
+    /// A structure passed by value.
+    fn from(v: &[u8]) -> Arg {
+        Arg(v.to_vec())
+    }
+}
+
+/// The shape of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchConfig {
+    /// Blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y, z.
+    pub block: [u32; 3],
+    /// Blocks of a cluster; [1, 1, 1] without clusters, the only value supported yet.
+    pub cluster: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared: u32,
+}
+
+impl LaunchConfig {
+    /// One-dimensional, without clusters or dynamic shared memory.
+    pub fn linear(blocks: u32, threads: u32) -> LaunchConfig {
+        LaunchConfig { grid: [blocks, 1, 1], block: [threads, 1, 1], cluster: [1; 3], dynamic_shared: 0 }
+    }
+}
+
+/// What a launch did.
+#[derive(Clone, Debug, Default)]
+pub struct LaunchReport {
+    /// What the kernel did wrong; empty for a clean run.
+    pub findings: Vec<Finding>,
+    /// True when the launch was stopped before its end: trap, assert, deadlock, or too many findings.
+    pub stopped: bool,
+    pub counters: Counters,
+    /// What the kernel printed.
+    pub printed: String,
+}
+
+impl LaunchReport {
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty() && !self.stopped
+    }
+
+    /// The findings, one to a line.
+    pub fn text(&self) -> String {
+        self.findings.iter().map(|f| format!("{f}\n")).collect()
+    }
+}
+
+/// A module on a device: its variables have addresses.
+pub struct Loaded {
+    pub module: Module,
+    addresses: Vec<u64>,
+}
+
+impl Loaded {
+    /// Addresses of the module's variables that are allocations: all but shared ones.
+    pub fn addresses(&self) -> Vec<u64> {
+        self.addresses.iter().copied().filter(|&a| a != 0).collect()
+    }
+
+    /// Address and size of a `.global` or `.const` variable.
+    pub fn variable(&self, name: &str) -> Option<(u64, u64)> {
+        let i = self.module.0.variables.iter().position(|v| v.name == name && v.space != Space::Shared)?;
+        Some((self.addresses[i], self.module.0.variables[i].size))
+    }
+}
+
+/// An emulated GPU.
+///
+/// # Example
+/// ```
+/// use handloom_emulator::{Device, LaunchConfig, Module, Options};
+/// let ptx = ".version 8.0\n.target sm_80\n.address_size 64
+/// .visible .entry fill(.param .u64 out, .param .u32 value) {
+///     .reg .b32 %r<3>; .reg .b64 %rd<4>;
+///     ld.param.u64 %rd1, [out];
+///     ld.param.u32 %r1, [value];
+///     mov.u32 %r2, %tid.x;
+///     mul.wide.u32 %rd2, %r2, 4;
+///     add.s64 %rd3, %rd1, %rd2;
+///     st.global.u32 [%rd3], %r1;
+///     ret;
+/// }";
+/// let mut device = Device::new(Options::default());
+/// let module = device.load(&Module::parse(ptx)?)?;
+/// let out = device.allocate(4 * 8, "out")?;
+/// let report = device.launch(&module, "fill", LaunchConfig::linear(1, 8), &[out.into(), 7u32.into()])?;
+/// assert!(report.is_clean(), "{}", report.text());
+/// let mut bytes = [0; 32];
+/// device.read(out, &mut bytes)?;
+/// assert_eq!(bytes[28..], 7u32.to_le_bytes());
+/// # Ok::<(), handloom_emulator::Error>(())
+/// ```
+pub struct Device {
+    options: Options,
+    memory: GlobalMemory,
+    launches: AtomicU64,
+}
+
+impl Device {
+    pub fn new(options: Options) -> Device {
+        let memory = GlobalMemory::new(options.memory);
+        Device { options, memory, launches: AtomicU64::new(0) }
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub fn memory(&self) -> &GlobalMemory {
+        &self.memory
+    }
+
+    /// Reserves `bytes` of global memory, not written; `name` is what findings call it.
+    ///
+    /// # Errors
+    /// `Error::Memory` when the device's memory does not suffice.
+    pub fn allocate(&mut self, bytes: u64, name: &str) -> Result<u64> {
+        self.memory.allocate(bytes, name, false)
+    }
+
+    /// Gives an allocation back.
+    ///
+    /// # Errors
+    /// `Error::Memory` when `address` is not the start of one.
+    pub fn free(&mut self, address: u64) -> Result<()> {
+        self.memory.free(address)
+    }
+
+    /// Copies from the host to the device.
+    ///
+    /// # Errors
+    /// `Error::Memory` when the range does not lie in one allocation.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.memory.write(address, bytes)
+    }
+
+    /// Copies from the device to the host.
+    ///
+    /// # Errors
+    /// `Error::Memory` when the range does not lie in one allocation.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.memory.read(address, bytes)
+    }
+
+    /// Gives a module's variables addresses and initial values.
+    ///
+    /// # Errors
+    /// `Error::Options` when the PTX is for a newer architecture than the device's; `Error::Memory` when its variables
+    /// do not fit.
+    pub fn load(&mut self, module: &Module) -> Result<Loaded> {
+        let arch = self.options.arch;
+        let digits: String = module.target().chars().filter(|c| c.is_ascii_digit()).collect();
+        let specific = module.target().ends_with(['a', 'f']);
+        let number = digits.parse::<u32>().unwrap_or(0);
+        if number > arch.number() || specific && module.target() != arch.name {
+            let message = format!("the module is for {}, the device is {}", module.target(), arch.name);
+            return Err(Error::Options(message));
+        }
+        let variables = &module.0.variables;
+        let constants: u64 = variables.iter().filter(|v| v.space == Space::Const).map(|v| v.size).sum();
+        if constants > arch.const_bytes as u64 {
+            let message =
+                format!("{constants} B of .const variables, {} allows {} B", arch.name, arch.const_bytes);
+            return Err(Error::Memory(message));
+        }
+        let mut addresses = Vec::with_capacity(variables.len());
+        for v in variables {
+            addresses.push(match v.space {
+                Space::Shared => 0,
+                space => {
+                    self.memory.allocate(v.size, &format!("variable {}", v.name), space == Space::Const)?
+                }
+            });
+        }
+        let by_name: HashMap<&str, u64> =
+            variables.iter().zip(&addresses).map(|(v, &a)| (v.name.as_str(), a)).collect();
+        for (v, &address) in variables.iter().zip(&addresses) {
+            if v.space == Space::Shared {
+                continue;
+            }
+            let width = v.ty.bytes() as usize;
+            let mut bytes = vec![0; v.size as usize];
+            for (chunk, init) in bytes.chunks_mut(width.max(1)).zip(&v.init) {
+                let value = match init {
+                    Init::Bits(bits) => *bits,
+                    Init::Symbol { name, offset, .. } => match by_name.get(name.as_str()) {
+                        Some(a) if *a != 0 && matches!(v.ty, Ty::U64 | Ty::B64 | Ty::S64) => {
+                            a.wrapping_add_signed(*offset)
+                        }
+                        _ => {
+                            let message = format!(
+                                "the initial value of `{}` names `{name}`, which has no address",
+                                v.name
+                            );
+                            return Err(Error::Parse { line: v.line, message });
+                        }
+                    },
+                };
+                chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
+            }
+            self.memory.write(address, &bytes)?;
+        }
+        Ok(Loaded { module: module.clone(), addresses })
+    }
+
+    /// Runs a kernel to its end.
+    ///
+    /// # Errors
+    /// `Error::Launch`: no such kernel, arguments that do not match its parameters, or a shape that the architecture or
+    /// the kernel does not allow. What goes wrong inside the kernel is in the report.
+    pub fn launch(
+        &self,
+        module: &Loaded,
+        kernel: &str,
+        config: LaunchConfig,
+        args: &[Arg],
+    ) -> Result<LaunchReport> {
+        let fail = |message: String| Err(Error::Launch { kernel: kernel.to_string(), message });
+        let Some(k) = module.module.kernel(kernel) else {
+            let known: Vec<&str> = module.module.kernels().iter().map(|k| k.name.as_str()).collect();
+            return fail(format!("no such kernel; the module has {}", known.join(", ")));
+        };
+        if args.len() != k.params.len() {
+            return fail(format!("takes {} arguments, {} are given", k.params.len(), args.len()));
+        }
+        let mut params = vec![0; k.param_bytes() as usize];
+        for (i, (arg, p)) in args.iter().zip(&k.params).enumerate() {
+            if arg.0.len() != p.size as usize {
+                return fail(format!(
+                    "argument {i} ({} {}) has {} B, {} are given",
+                    p.ty,
+                    p.name,
+                    p.size,
+                    arg.0.len()
+                ));
+            }
+            params[p.offset as usize..][..arg.0.len()].copy_from_slice(&arg.0);
+        }
+        self.launch_block(module, kernel, config, &params)
+    }
+
+    /// As [`Device::launch`], with the parameter block as bytes.
+    ///
+    /// # Errors
+    /// As [`Device::launch`].
+    pub fn launch_block(
+        &self,
+        module: &Loaded,
+        kernel: &str,
+        config: LaunchConfig,
+        params: &[u8],
+    ) -> Result<LaunchReport> {
+        let fail = |message: String| Err(Error::Launch { kernel: kernel.to_string(), message });
+        let Some(k) = module.module.kernel(kernel) else { return fail("no such kernel".to_string()) };
+        if let Err(message) = self.check_limits(k, &config) {
+            return fail(message);
+        }
+        let align = k.code.shared_align.max(16);
+        let dynamic_start = k.shared_bytes.div_ceil(align) * align;
+        let shared_bytes =
+            if config.dynamic_shared > 0 { dynamic_start + config.dynamic_shared } else { k.shared_bytes };
+        let findings = Findings::new(self.options.max_findings);
+        let printed = Mutex::new(String::new());
+        let counts = exec::run(&exec::Launch {
+            kernel,
+            code: &k.code,
+            files: &module.module.0.files,
+            memory: &self.memory,
+            options: &self.options,
+            grid: config.grid,
+            block: config.block,
+            params,
+            addresses: &module.addresses,
+            shared_bytes,
+            dynamic_shared: config.dynamic_shared,
+            dynamic_start,
+            findings: &findings,
+            printed: &printed,
+            grid_id: self.launches.fetch_add(1, Ordering::Relaxed),
+        });
+        let files = &module.module.0.files;
+        let counters = Counters::new(&k.code, &counts, |f| files.get(&f).cloned().unwrap_or_default());
+        let stopped = findings.stopped();
+        let printed = printed.into_inner().unwrap_or_else(|e| e.into_inner());
+        Ok(LaunchReport { findings: findings.into_list(), stopped, counters, printed })
+    }
+
+    fn check_limits(&self, k: &Kernel, config: &LaunchConfig) -> std::result::Result<(), String> {
+        let arch = self.options.arch;
+        for (i, axis) in ["x", "y", "z"].into_iter().enumerate() {
+            let (block, grid) = (config.block[i], config.grid[i]);
+            if block == 0 || block > arch.max_block[i] {
+                return Err(format!(
+                    "block {} is {block}, {} allows 1 to {}",
+                    axis, arch.name, arch.max_block[i]
+                ));
+            }
+            if grid == 0 || grid > arch.max_grid[i] {
+                return Err(format!(
+                    "grid {} is {grid}, {} allows 1 to {}",
+                    axis, arch.name, arch.max_grid[i]
+                ));
+            }
+        }
+        let threads: u32 = config.block.iter().product();
+        if threads > arch.max_threads_per_block {
+            return Err(format!(
+                "{threads} threads per block, {} allows {}",
+                arch.name, arch.max_threads_per_block
+            ));
+        }
+        if let Some(max) = k.max_threads.filter(|&m| threads > m) {
+            return Err(format!(
+                "{threads} threads per block, the kernel was compiled for at most {max} (.maxntid)"
+            ));
+        }
+        if let Some(required) = k.required_threads.filter(|&r| r != config.block) {
+            return Err(format!(
+                "block {:?}, the kernel was compiled for {required:?} (.reqntid)",
+                config.block
+            ));
+        }
+        if config.cluster != [1; 3] {
+            return Err(format!("clusters need sm_90, the device is {}", arch.name));
+        }
+        if k.shared_bytes > arch.shared_per_block {
+            let allowed = arch.shared_per_block;
+            return Err(format!(
+                "{} B of static shared memory, {} allows {allowed} B",
+                k.shared_bytes, arch.name
+            ));
+        }
+        let total = k.shared_bytes as u64 + config.dynamic_shared as u64;
+        if total > arch.shared_per_block_optin as u64 {
+            return Err(format!(
+                "{} B static + {} B dynamic shared memory, {} allows {} B",
+                k.shared_bytes, config.dynamic_shared, arch.name, arch.shared_per_block_optin
+            ));
+        }
+        if k.param_bytes() > arch.param_bytes {
+            return Err(format!(
+                "{} B of parameters, {} allows {} B",
+                k.param_bytes(),
+                arch.name,
+                arch.param_bytes
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,594 @@
+//! Loads and stores in every space, with their checks (PTX ISA 9.7.9.8 to 9.7.9.12).
+//!
+//! An access that fails a check is reported and left out: loads give all ones, stores do nothing.
+
+use super::engine::Engine;
+use super::lanes::Banks;
+use super::rows::{lanes_of, read32, read64};
+use super::state::Warp;
+use crate::check::Kind as Check;
+use crate::check::race::Access;
+use crate::code::{Bank, MemOp};
+use crate::counters;
+use crate::memory::{Allocation, LOCAL_WINDOW, SHARED_WINDOW};
+use crate::ptx::ast::Space;
+
+/// Values of up to four elements per lane.
+type Values = [[u64; 32]; 4];
+
+/// A static description of an access for checks and reports.
+#[derive(Clone, Copy)]
+pub(super) struct What {
+    pub pc: u32,
+    pub warp: u32,
+    pub bytes: u32,
+    pub count: u32,
+    pub write: bool,
+    pub strong: bool,
+    /// Read-modify-write.
+    pub atomic: bool,
+}
+
+impl What {
+    fn total(&self) -> u64 {
+        (self.bytes * self.count) as u64
+    }
+
+    fn verb(&self) -> &'static str {
+        match (self.atomic, self.write) {
+            (true, _) => "updates",
+            (_, true) => "writes",
+            _ => "reads",
+        }
+    }
+}
+
+fn in_window(address: u64, window: u64) -> bool {
+    address >> 32 == window >> 32
+}
+
+impl Engine<'_> {
+    pub(super) fn is_in_space(&self, address: u64, space: Space) -> bool {
+        match space {
+            Space::Shared => in_window(address, SHARED_WINDOW),
+            Space::Local => in_window(address, LOCAL_WINDOW),
+            Space::Const => self.l.memory.find(address).is_some_and(|a| a.read_only),
+            Space::Global => {
+                !in_window(address, SHARED_WINDOW)
+                    && !in_window(address, LOCAL_WINDOW)
+                    && self.l.memory.find(address).is_none_or(|a| !a.read_only)
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn addresses(banks: &Banks, bank: Bank, slot: u16, offset: i64) -> [u64; 32] {
+        match bank {
+            Bank::R64 => read64(banks, slot).map(|a| a.wrapping_add_signed(offset)),
+            // 32-bit addresses wrap at 32 bits.
+            _ => read32(banks, slot).map(|a| (a as i64 + offset) as u32 as u64),
+        }
+    }
+
+    pub(super) fn load(&mut self, warp: &mut Warp, banks: &Banks, index: u32, pc: u32, mask: u32) {
+        let code = self.l.code;
+        let op = &code.mems[index as usize];
+        let pool = &code.pool[code.insts[pc as usize].pool as usize..];
+        let count = op.count as usize;
+        let mut values: Values = [[u64::MAX; 32]; 4];
+        if op.space == Space::Param {
+            self.load_param(op, &mut values, mask);
+        } else {
+            let addresses = Self::addresses(banks, op.address, pool[count], op.offset);
+            let what = What {
+                pc,
+                warp: warp.index,
+                bytes: op.bytes as u32,
+                count: op.count as u32,
+                write: false,
+                strong: op.strong,
+                atomic: false,
+            };
+            self.by_space(op.space, what, &addresses, mask, |this, space, m| match space {
+                Space::Shared => this.shared_load(what, &addresses, m, &mut values),
+                Space::Local => this.local_load(warp, what, &addresses, m, &mut values),
+                _ => this.global_load(what, &addresses, m, &mut values, op.space == Space::Const),
+            });
+        }
+        let narrow = op.bytes < op.reg_bytes;
+        for (e, row) in values.iter_mut().enumerate().take(count) {
+            if narrow || op.bytes < 4 {
+                let (shift, keep) = (64 - 8 * op.bytes as u32, u64::MAX >> (64 - 8 * op.reg_bytes as u32));
+                for v in row.iter_mut() {
+                    let wide =
+                        if op.signed { ((*v << shift) as i64 >> shift) as u64 } else { *v << shift >> shift };
+                    *v = wide & keep;
+                }
+            }
+            let slot = pool[e] as usize;
+            // SAFETY: slots of lowered code lie within the frame's banks, which only this warp accesses.
+            unsafe {
+                if op.reg_bytes == 8 {
+                    let d = &mut (*banks.r64.add(slot)).0;
+                    for i in 0..32 {
+                        d[i] = if mask >> i & 1 != 0 { row[i] } else { d[i] };
+                    }
+                } else {
+                    let d = &mut (*banks.r32.add(slot)).0;
+                    for i in 0..32 {
+                        d[i] = if mask >> i & 1 != 0 { row[i] as u32 } else { d[i] };
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn store(&mut self, warp: &mut Warp, banks: &Banks, index: u32, pc: u32, mask: u32) {
+        let code = self.l.code;
+        let op = &code.mems[index as usize];
+        let pool = &code.pool[code.insts[pc as usize].pool as usize..];
+        let count = op.count as usize;
+        let addresses = Self::addresses(banks, op.address, pool[0], op.offset);
+        let mut values: Values = [[0; 32]; 4];
+        for (e, row) in values.iter_mut().enumerate().take(count) {
+            *row = if op.reg_bytes == 8 {
+                read64(banks, pool[1 + e])
+            } else {
+                read32(banks, pool[1 + e]).map(|v| v as u64)
+            };
+        }
+        let what = What {
+            pc,
+            warp: warp.index,
+            bytes: op.bytes as u32,
+            count: op.count as u32,
+            write: true,
+            strong: op.strong,
+            atomic: false,
+        };
+        self.by_space(op.space, what, &addresses, mask, |this, space, m| match space {
+            Space::Shared => this.shared_store(what, &addresses, m, &values),
+            Space::Local => this.local_store(warp, what, &addresses, m, &values),
+            _ => this.global_store(what, &addresses, m, &values),
+        });
+    }
+
+    /// Calls `f` once for each space that lanes access. Generic addresses are sorted into their windows.
+    pub(super) fn by_space(
+        &mut self,
+        space: Space,
+        what: What,
+        addresses: &[u64; 32],
+        mask: u32,
+        mut f: impl FnMut(&mut Self, Space, u32),
+    ) {
+        if space != Space::Generic {
+            if matches!(space, Space::Global | Space::Const) {
+                let windows = lanes_of(mask).filter(|&i| addresses[i as usize] >> 40 == SHARED_WINDOW >> 40);
+                let wrong: u32 = windows.map(|i| 1 << i).sum();
+                if wrong != 0 {
+                    let lane = wrong.trailing_zeros();
+                    self.report(Check::WrongSpace, what.pc, what.warp, lane, || {
+                        let a = addresses[lane as usize];
+                        let own = if in_window(a, SHARED_WINDOW) { "shared" } else { "local" };
+                        format!("{} {own} memory ({a:#x}) with a {space} instruction", what.verb())
+                    });
+                }
+                return f(self, space, mask & !wrong);
+            }
+            return f(self, space, mask);
+        }
+        let (mut shared, mut local) = (0u32, 0u32);
+        for i in lanes_of(mask) {
+            shared |= (in_window(addresses[i as usize], SHARED_WINDOW) as u32) << i;
+            local |= (in_window(addresses[i as usize], LOCAL_WINDOW) as u32) << i;
+        }
+        for (space, m) in
+            [(Space::Shared, shared), (Space::Local, local), (Space::Global, mask & !shared & !local)]
+        {
+            if m != 0 {
+                f(self, space, m);
+            }
+        }
+    }
+
+    /// Drops lanes whose address is not a multiple of the access, with a finding.
+    pub(super) fn aligned(&self, what: What, addresses: &[u64; 32], mask: u32, space: &str) -> u32 {
+        let low = what.total() - 1;
+        let wrong: u32 = lanes_of(mask).map(|i| ((addresses[i as usize] & low != 0) as u32) << i).sum();
+        if wrong != 0 {
+            let lane = wrong.trailing_zeros();
+            self.report(Check::Misaligned, what.pc, what.warp, lane, || {
+                let a = addresses[lane as usize];
+                let about = if space == "global" {
+                    format!(", {}", self.l.memory.describe(a))
+                } else {
+                    String::new()
+                };
+                format!(
+                    "{} {} B of {space} memory at {a:#x}, which is not a multiple of {}{about}",
+                    what.verb(),
+                    what.total(),
+                    what.total()
+                )
+            });
+        }
+        mask & !wrong
+    }
+
+    // global -------------------------------------------------------------------------------------------------------
+
+    /// Splits lanes by allocation after all checks, and calls `f` with the allocation and its lanes.
+    pub(super) fn global_lanes(
+        &mut self,
+        what: What,
+        addresses: &[u64; 32],
+        mask: u32,
+        constant: bool,
+        mut f: impl FnMut(&Allocation, u32),
+    ) {
+        let mut left = self.aligned(what, addresses, mask, "global");
+        if self.l.options.counters && left != 0 {
+            let count = &mut self.counts[what.pc as usize];
+            let bytes = what.total() * left.count_ones() as u64;
+            count.bytes += bytes;
+            count.transfers += counters::sectors(addresses, left, what.total());
+            count.ideal += bytes.div_ceil(32);
+        }
+        let memory = self.l.memory;
+        while left != 0 {
+            let lane = left.trailing_zeros();
+            let address = addresses[lane as usize];
+            let found = memory.find(address).filter(|a| address + what.total() <= a.base + a.size);
+            let Some(allocation) = found else {
+                left &= left - 1;
+                self.report(Check::OutOfBounds, what.pc, what.warp, lane, || {
+                    format!(
+                        "{} {} B of global memory at {address:#x}, {}",
+                        what.verb(),
+                        what.total(),
+                        memory.describe(address)
+                    )
+                });
+                continue;
+            };
+            let (low, high) = (allocation.base, allocation.base + allocation.size - what.total());
+            let mut inside = 0u32;
+            for (i, a) in addresses.iter().enumerate() {
+                inside |= ((*a >= low && *a <= high) as u32) << i;
+            }
+            let inside = inside & left;
+            left &= !inside;
+            if allocation.read_only != constant && (allocation.read_only && what.write || constant) {
+                self.report(
+                    if constant { Check::WrongSpace } else { Check::ReadOnlyWrite },
+                    what.pc,
+                    what.warp,
+                    lane,
+                    || {
+                        let space = if constant {
+                            "a const instruction, but it is global memory"
+                        } else {
+                            "which is constant"
+                        };
+                        format!("{} {}, {space}", what.verb(), memory.describe(address))
+                    },
+                );
+                continue;
+            }
+            f(allocation, inside);
+        }
+    }
+
+    fn unwritten(&self, what: What, lane: u32, address: u64) {
+        self.report(Check::Uninitialised, what.pc, what.warp, lane, || {
+            format!(
+                "{} {} B of global memory that nothing has written, {}",
+                what.verb(),
+                what.total(),
+                self.l.memory.describe(address)
+            )
+        });
+    }
+
+    fn global_load(
+        &mut self,
+        what: What,
+        addresses: &[u64; 32],
+        mask: u32,
+        values: &mut Values,
+        constant: bool,
+    ) {
+        let check = self.l.options.checks.uninitialised;
+        let mut missing = 0u32;
+        self.global_lanes(what, addresses, mask, constant, |allocation, lanes| {
+            let (bytes, count) = (what.bytes, what.count as usize);
+            let tracked = check && !allocation.all_written();
+            // SAFETY: `global_lanes` gives lanes whose aligned access lies wholly within the allocation.
+            unsafe {
+                if lanes == u32::MAX && bytes == 4 && count == 1 && !tracked {
+                    for i in 0..32 {
+                        values[0][i] = allocation.load(addresses[i] - allocation.base, 4);
+                    }
+                    return;
+                }
+                for i in lanes_of(lanes) {
+                    let offset = addresses[i as usize] - allocation.base;
+                    for (e, row) in values.iter_mut().enumerate().take(count) {
+                        let offset = offset + (e as u64) * bytes as u64;
+                        row[i as usize] = allocation.load(offset, bytes);
+                        if tracked && !allocation.is_written(offset, bytes) {
+                            missing |= 1 << i;
+                        }
+                    }
+                }
+            }
+        });
+        if missing != 0 {
+            let lane = missing.trailing_zeros();
+            self.unwritten(what, lane, addresses[lane as usize]);
+        }
+    }
+
+    fn global_store(&mut self, what: What, addresses: &[u64; 32], mask: u32, values: &Values) {
+        self.global_lanes(what, addresses, mask, false, |allocation, lanes| {
+            for i in lanes_of(lanes) {
+                let offset = addresses[i as usize] - allocation.base;
+                for (e, row) in values.iter().enumerate().take(what.count as usize) {
+                    // SAFETY: `global_lanes` gives lanes whose aligned access lies wholly within the allocation.
+                    unsafe {
+                        allocation.store(offset + e as u64 * what.bytes as u64, what.bytes, row[i as usize])
+                    };
+                }
+            }
+        });
+    }
+
+    // shared -------------------------------------------------------------------------------------------------------
+
+    /// Lanes that pass the checks of a shared access; addresses are offsets or generic.
+    pub(super) fn shared_lanes(&mut self, what: What, addresses: &[u64; 32], mask: u32) -> (u32, [u32; 32]) {
+        let mut left = self.aligned(what, addresses, mask, "shared");
+        let size = self.b.shared.data.len() as u64;
+        let mut offsets = [0u32; 32];
+        let mut wrong = 0u32;
+        for i in lanes_of(left) {
+            let a = addresses[i as usize];
+            let offset = if in_window(a, SHARED_WINDOW) { a - SHARED_WINDOW } else { a };
+            if offset.checked_add(what.total()).is_none_or(|end| end > size) {
+                wrong |= 1 << i;
+            }
+            offsets[i as usize] = offset as u32;
+        }
+        if wrong != 0 {
+            let lane = wrong.trailing_zeros();
+            let a = addresses[lane as usize];
+            let global = self.l.memory.find(a).is_some();
+            let kind = if global { Check::WrongSpace } else { Check::OutOfBounds };
+            self.report(kind, what.pc, what.warp, lane, || {
+                if global {
+                    return format!(
+                        "{} global memory ({}) with a shared instruction",
+                        what.verb(),
+                        self.l.memory.describe(a)
+                    );
+                }
+                format!(
+                    "{} {} B at byte {} of shared memory, the block has {size} B",
+                    what.verb(),
+                    what.total(),
+                    offsets[lane as usize]
+                )
+            });
+            left &= !wrong;
+        }
+        if self.l.options.counters && left != 0 {
+            let passes = counters::bank_passes(&offsets.map(|o| o as u64), left, what.total());
+            let count = &mut self.counts[what.pc as usize];
+            let bytes = what.total() * left.count_ones() as u64;
+            count.bytes += bytes;
+            count.transfers += passes;
+            count.ideal += bytes.div_ceil(128).max(1);
+        }
+        if self.b.shared.any_in_flight && self.l.options.checks.async_copies {
+            self.check_in_flight(what, &offsets, left);
+        }
+        if self.l.options.checks.races {
+            self.check_races(what, &offsets, left);
+        }
+        (left, offsets)
+    }
+
+    fn check_in_flight(&self, what: What, offsets: &[u32; 32], mask: u32) {
+        for i in lanes_of(mask) {
+            let range = offsets[i as usize] as usize..offsets[i as usize] as usize + what.total() as usize;
+            if let Some(&owner) = self.b.shared.in_flight[range].iter().find(|&&o| o != 0) {
+                let (warp, lane) = ((owner - 1) as u32 / 32, (owner - 1) as u32 % 32);
+                return self.report(Check::MissingAsyncWait, what.pc, what.warp, i, || {
+                    let [x, y, z] = self.thread_of(warp, lane);
+                    format!(
+                        "{} byte {} of shared memory while a cp.async of thread ({x},{y},{z}) into it has not been waited for",
+                        what.verb(),
+                        offsets[i as usize]
+                    )
+                });
+            }
+        }
+    }
+
+    fn check_races(&mut self, what: What, offsets: &[u32; 32], mask: u32) {
+        let step = self.step;
+        for i in lanes_of(mask) {
+            let (start, end) = (offsets[i as usize], offsets[i as usize] + what.total() as u32);
+            let mut at = start;
+            while at < end {
+                let next = (at / 4 * 4 + 4).min(end);
+                let bytes = (((1u32 << (next - at)) - 1) << (at % 4)) as u8;
+                let access = Access {
+                    warp: what.warp,
+                    lane: i,
+                    step,
+                    write: what.write,
+                    strong: what.strong || what.atomic,
+                };
+                if let Some(conflict) = self.b.races.access(at as usize / 4, bytes, access) {
+                    self.report(Check::SharedRace, what.pc, what.warp, i, || {
+                        let who = match conflict.lane {
+                            Some(lane) => {
+                                let [x, y, z] = self.thread_of(conflict.warp, lane);
+                                format!("thread ({x},{y},{z})")
+                            }
+                            None => format!("warp {}", conflict.warp),
+                        };
+                        let did = if conflict.wrote { "wrote" } else { "read" };
+                        format!(
+                            "{} byte {at} of shared memory, which {who} {did} with no barrier between",
+                            what.verb()
+                        )
+                    });
+                }
+                at = next;
+            }
+        }
+    }
+
+    fn shared_load(&mut self, what: What, addresses: &[u64; 32], mask: u32, values: &mut Values) {
+        let (lanes, offsets) = self.shared_lanes(what, addresses, mask);
+        let check = self.l.options.checks.uninitialised;
+        let mut missing = 0u32;
+        let bytes = what.bytes as usize;
+        for i in lanes_of(lanes) {
+            for (e, row) in values.iter_mut().enumerate().take(what.count as usize) {
+                let at = offsets[i as usize] as usize + e * bytes;
+                row[i as usize] = load_bytes(&self.b.shared.data[at..at + bytes]);
+                if check && !all_set(&self.b.shared.written[at..at + bytes]) {
+                    missing |= 1 << i;
+                }
+            }
+        }
+        if missing != 0 {
+            let lane = missing.trailing_zeros();
+            self.report(Check::Uninitialised, what.pc, what.warp, lane, || {
+                format!(
+                    "reads {} B at byte {} of shared memory that nothing has written",
+                    what.total(),
+                    offsets[lane as usize]
+                )
+            });
+        }
+    }
+
+    fn shared_store(&mut self, what: What, addresses: &[u64; 32], mask: u32, values: &Values) {
+        let (lanes, offsets) = self.shared_lanes(what, addresses, mask);
+        let bytes = what.bytes as usize;
+        for i in lanes_of(lanes) {
+            for (e, row) in values.iter().enumerate().take(what.count as usize) {
+                let at = offsets[i as usize] as usize + e * bytes;
+                self.b.shared.data[at..at + bytes].copy_from_slice(&row[i as usize].to_le_bytes()[..bytes]);
+                self.b.shared.written[at..at + bytes].fill(1);
+            }
+        }
+    }
+
+    // local and parameters -----------------------------------------------------------------------------------------
+
+    /// Start of each lane's access in the warp's local memory.
+    fn local_lanes(&mut self, warp: &Warp, what: What, addresses: &[u64; 32], mask: u32) -> (u32, [u32; 32]) {
+        let mut left = self.aligned(what, addresses, mask, "local");
+        let mut at = [0u32; 32];
+        for i in lanes_of(left) {
+            let a = addresses[i as usize];
+            let offset = if in_window(a, LOCAL_WINDOW) { a - LOCAL_WINDOW } else { a };
+            if offset.checked_add(what.total()).is_none_or(|end| end > warp.local_bytes as u64) {
+                left &= !(1 << i);
+                self.report(Check::OutOfBounds, what.pc, what.warp, i, || {
+                    format!(
+                        "{} {} B at byte {offset} of local memory, the thread has {} B",
+                        what.verb(),
+                        what.total(),
+                        warp.local_bytes
+                    )
+                });
+                continue;
+            }
+            at[i as usize] = i * warp.local_bytes + offset as u32;
+        }
+        if self.l.options.counters {
+            self.counts[what.pc as usize].bytes += what.total() * left.count_ones() as u64;
+        }
+        (left, at)
+    }
+
+    fn local_load(
+        &mut self,
+        warp: &mut Warp,
+        what: What,
+        addresses: &[u64; 32],
+        mask: u32,
+        values: &mut Values,
+    ) {
+        let (lanes, offsets) = self.local_lanes(warp, what, addresses, mask);
+        let bytes = what.bytes as usize;
+        for i in lanes_of(lanes) {
+            for (e, row) in values.iter_mut().enumerate().take(what.count as usize) {
+                let at = offsets[i as usize] as usize + e * bytes;
+                row[i as usize] = load_bytes(&warp.local[at..at + bytes]);
+                if self.l.options.checks.uninitialised && !all_set(&warp.local_written[at..at + bytes]) {
+                    self.report(Check::Uninitialised, what.pc, what.warp, i, || {
+                        let byte = at as u32 - i * warp.local_bytes;
+                        format!(
+                            "reads {} B at byte {byte} of local memory that it has not written",
+                            what.bytes
+                        )
+                    });
+                }
+            }
+        }
+    }
+
+    fn local_store(
+        &mut self,
+        warp: &mut Warp,
+        what: What,
+        addresses: &[u64; 32],
+        mask: u32,
+        values: &Values,
+    ) {
+        let (lanes, offsets) = self.local_lanes(warp, what, addresses, mask);
+        let bytes = what.bytes as usize;
+        for i in lanes_of(lanes) {
+            for (e, row) in values.iter().enumerate().take(what.count as usize) {
+                let at = offsets[i as usize] as usize + e * bytes;
+                warp.local[at..at + bytes].copy_from_slice(&row[i as usize].to_le_bytes()[..bytes]);
+                warp.local_written[at..at + bytes].fill(1);
+            }
+        }
+    }
+
+    /// Kernel parameters: offsets are constants, checked when the kernel was lowered against the parameter block.
+    fn load_param(&mut self, op: &MemOp, values: &mut Values, mask: u32) {
+        let bytes = op.bytes as usize;
+        for (e, row) in values.iter_mut().enumerate().take(op.count as usize) {
+            let at = op.offset as usize + e * bytes;
+            let v = self.l.params.get(at..at + bytes).map_or(u64::MAX, load_bytes);
+            lanes_of(mask).for_each(|i| row[i as usize] = v);
+        }
+    }
+}
+
+/// True if each of up to eight bytes is 1.
+#[inline]
+fn all_set(bytes: &[u8]) -> bool {
+    load_bytes(bytes) == 0x0101_0101_0101_0101 >> (64 - 8 * bytes.len())
+}
+
+/// Up to eight bytes, little-endian.
+pub(super) fn load_bytes(bytes: &[u8]) -> u64 {
+    match bytes.len() {
+        4 => u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as u64,
+        8 => u64::from_le_bytes([
+            bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+        ]),
+        _ => bytes.iter().rev().fold(0, |v, &b| v << 8 | b as u64),
+    }
+}

@@ -1,0 +1,193 @@
+//! From the syntax tree to code: names and types, operations on virtual registers, control flow, slots, emission.
+
+mod bits;
+mod builder;
+mod compare;
+mod convert;
+mod flow;
+mod memory;
+mod select;
+mod slots;
+mod sync;
+
+use std::collections::HashMap;
+
+use crate::code::*;
+use crate::error::{Error, Result};
+use crate::ptx::ast::*;
+use builder::{Builder, KernelBuilder, LInst, V};
+
+/// Lowers the kernel `function` and all it calls.
+///
+/// # Errors
+/// `Error::Parse` naming the line: unknown names, ill-typed operands, forms that are not supported.
+pub fn lower(ast: &Ast, function: &Function) -> Result<Code> {
+    let mut kernel = KernelBuilder {
+        ast,
+        code: Code { shared_align: 1, ..Code::default() },
+        functions: vec![function.name.clone()],
+        shared: HashMap::new(),
+    };
+    let mut next = 0;
+    while next < kernel.functions.len() {
+        let name = kernel.functions[next].clone();
+        let Some(function) = ast.functions.iter().find(|f| f.name == name && f.body.is_some()) else {
+            return Err(Error::Parse {
+                line: function.line,
+                message: format!("function `{name}` has no body"),
+            });
+        };
+        lower_function(&mut kernel, function)?;
+        next += 1;
+    }
+    Ok(kernel.code)
+}
+
+fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) -> Result<()> {
+    let mut builder = Builder::new(kernel, function);
+    builder.run()?;
+    let mut labels = Vec::with_capacity(builder.labels.len());
+    for (at, (name, line)) in builder.labels.iter().zip(&builder.label_lines) {
+        match at {
+            Some(at) => labels.push(*at),
+            None => {
+                return Err(Error::Parse { line: *line, message: format!("label `{name}` is not placed") });
+            }
+        }
+    }
+    let (insts, mut vregs, calls, local_bytes) = (
+        std::mem::take(&mut builder.insts),
+        std::mem::take(&mut builder.vregs),
+        builder.calls.clone(),
+        builder.local_bytes,
+    );
+    let blocks = flow::blocks(&insts, &labels);
+    let order = flow::order(&blocks);
+    let live = slots::liveness(&insts, &blocks, &order, &vregs);
+    let unwritten = live.maybe_unwritten(order[0]);
+    // One mask of lanes that have written, for each register that may be read too early.
+    let mut masks: HashMap<V, (u32, V)> = HashMap::new();
+    for &v in &unwritten {
+        let name = vregs[v as usize].name.clone();
+        kernel.code.tracked.push(if name.is_empty() { "a temporary".to_string() } else { name });
+        vregs.push(builder::VInfo {
+            bank: Bank::Pred,
+            ty: Ty::Pred,
+            name: String::new(),
+            fixed: Some(Fixed::Constant(0)),
+        });
+        masks.insert(v, (kernel.code.tracked.len() as u32 - 1, vregs.len() as V - 1));
+    }
+    let assignment = slots::assign(&insts, &blocks, &order, &vregs, &live, &unwritten);
+    if assignment.rows.iter().any(|&r| r >= NO_GUARD as u32) {
+        let message = format!("`{}` needs more registers at once than the emulator has", function.name);
+        return Err(Error::Parse { line: function.line, message });
+    }
+    let slot = |v: V| assignment.slot[v as usize] as u16;
+    let mut fixed = Vec::new();
+    for (v, info) in vregs.iter().enumerate() {
+        if let Some(value) = info.fixed {
+            fixed.push((value, info.bank, slot(v as V)));
+        }
+    }
+    let code = &mut kernel.code;
+    code.max_live = code.max_live.max(assignment.max_live);
+    let entry = code.insts.len() as u32;
+    code.frames.push(Frame {
+        name: function.name.clone(),
+        entry,
+        rows32: assignment.rows[0],
+        rows64: assignment.rows[1],
+        preds: assignment.rows[2],
+        fixed,
+        local_bytes: local_bytes.div_ceil(16) * 16,
+        calls,
+    });
+    // Emission, with branch targets as block numbers first.
+    let mut starts = vec![u32::MAX; blocks.len()];
+    let mut patches: Vec<(usize, usize)> = Vec::new();
+    let mut table_patches: Vec<(u32, Vec<usize>)> = Vec::new();
+    for (position, &b) in order.iter().enumerate() {
+        let block = &blocks[b];
+        starts[b] = code.insts.len() as u32;
+        for inst in &insts[block.start..block.end] {
+            let helper = |kind, v: V, code: &mut Code| {
+                let info = Info { class: Class::None, flops: 0, ..inst.info };
+                let helper =
+                    LInst { kind, guard: inst.guard, defs: vec![], uses: vec![v], info, targets: vec![] };
+                push(code, &helper, &slot);
+            };
+            for v in inst.uses.iter().chain(inst.guard.iter().map(|g| &g.0)) {
+                if let Some(&(number, mask)) = masks.get(v) {
+                    let unguarded = LInst { guard: None, ..inst.clone() };
+                    let is_guard = inst.guard.is_some_and(|g| g.0 == *v);
+                    if is_guard {
+                        let info = Info { class: Class::None, flops: 0, ..inst.info };
+                        let kind = Kind::CheckWritten(number);
+                        push(
+                            code,
+                            &LInst {
+                                kind,
+                                defs: vec![],
+                                uses: vec![mask],
+                                info,
+                                targets: vec![],
+                                ..unguarded
+                            },
+                            &slot,
+                        );
+                    } else {
+                        helper(Kind::CheckWritten(number), mask, code);
+                    }
+                }
+            }
+            match inst.kind {
+                Kind::Branch(_) => patches.push((code.insts.len(), block.targets[0])),
+                Kind::BranchIndex(table) => table_patches.push((table, block.targets.clone())),
+                _ => {}
+            }
+            push(code, inst, &slot);
+            for v in &inst.defs {
+                if let Some(&(number, mask)) = masks.get(v) {
+                    helper(Kind::MarkWritten(number), mask, code);
+                }
+            }
+        }
+        if let Some(next) = block.fallthrough.filter(|&f| order.get(position + 1) != Some(&f)) {
+            patches.push((code.insts.len(), next));
+            let info = Info { class: Class::None, flops: 0, ..insts[block.end - 1].info };
+            let jump = LInst {
+                kind: Kind::Branch(0),
+                guard: None,
+                defs: vec![],
+                uses: vec![],
+                info,
+                targets: vec![],
+            };
+            push(code, &jump, &slot);
+        }
+    }
+    for (at, block) in patches {
+        code.insts[at].kind = Kind::Branch(starts[block]);
+    }
+    for (table, targets) in table_patches {
+        code.tables[table as usize].targets = targets.iter().map(|&b| starts[b]).collect();
+    }
+    code.leader.resize(code.insts.len(), false);
+    starts.iter().filter(|&&s| s != u32::MAX).for_each(|&s| code.leader[s as usize] = true);
+    Ok(())
+}
+
+fn push(code: &mut Code, inst: &LInst, slot: &impl Fn(V) -> u16) {
+    let all: Vec<u16> = inst.defs.iter().chain(&inst.uses).map(|&v| slot(v)).collect();
+    let mut slots = [0; 5];
+    let pool = code.pool.len() as u32;
+    if matches!(inst.kind, Kind::Lane(_) | Kind::Scalar(_)) {
+        slots[..all.len()].copy_from_slice(&all);
+    } else {
+        code.pool.extend(&all);
+    }
+    let (guard, negated) = inst.guard.map_or((NO_GUARD, false), |(v, n)| (slot(v), n));
+    code.insts.push(Inst { kind: inst.kind, slots, guard, negated, pool });
+    code.info.push(inst.info);
+}

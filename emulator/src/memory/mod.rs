@@ -1,0 +1,366 @@
+//! Global memory: a table of allocations with guard gaps, and which of their bytes have been written.
+//!
+//! Blocks run in parallel on it, so every access is an atomic of its own size with relaxed order: a kernel with races
+//! gets some value, as on hardware, never undefined behaviour of the host. Addresses are stable and never reused, so
+//! that a pointer kept after `free` is recognised.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::error::{Error, Result};
+
+/// Where shared memory appears in generic addresses; 4 GiB wide.
+pub const SHARED_WINDOW: u64 = 0x7e00_0000_0000;
+/// Where a thread's local memory appears in generic addresses; 4 GiB wide.
+pub const LOCAL_WINDOW: u64 = 0x7e80_0000_0000;
+/// The first global address.
+const GLOBAL_BASE: u64 = 0x7f00_0000_0000;
+/// Unmapped bytes between allocations, at least.
+const GUARD: u64 = 4096;
+/// Alignment of allocations, as the driver's.
+const ALIGN: u64 = 512;
+
+/// Bytes that the host and blocks share. Backed by 64-bit words, so any naturally aligned access is possible.
+struct Bytes(Box<[AtomicU64]>);
+
+impl Bytes {
+    fn new(size: u64, fill: u64) -> Bytes {
+        Bytes((0..size.div_ceil(8)).map(|_| AtomicU64::new(fill)).collect())
+    }
+
+    fn at(&self, offset: u64) -> *mut u8 {
+        debug_assert!(offset as usize <= self.0.len() * 8);
+        // SAFETY: callers pass offsets within the buffer; the pointer is only used for atomics within it.
+        unsafe { (self.0.as_ptr() as *mut u8).add(offset as usize) }
+    }
+
+    /// # Safety
+    /// `offset..offset + bytes` lies within the buffer, `bytes` is 1, 2, 4 or 8, and `offset` is a multiple of it.
+    #[inline(always)]
+    unsafe fn load(&self, offset: u64, bytes: u32) -> u64 {
+        let p = self.at(offset);
+        // SAFETY: the caller promises an aligned range within the buffer, which is only accessed through atomics.
+        unsafe {
+            match bytes {
+                1 => AtomicU8::from_ptr(p).load(Relaxed) as u64,
+                2 => AtomicU16::from_ptr(p as *mut u16).load(Relaxed) as u64,
+                4 => AtomicU32::from_ptr(p as *mut u32).load(Relaxed) as u64,
+                _ => AtomicU64::from_ptr(p as *mut u64).load(Relaxed),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Bytes::load`].
+    #[inline(always)]
+    unsafe fn store(&self, offset: u64, bytes: u32, value: u64) {
+        let p = self.at(offset);
+        // SAFETY: the caller promises an aligned range within the buffer, which is only accessed through atomics.
+        unsafe {
+            match bytes {
+                1 => AtomicU8::from_ptr(p).store(value as u8, Relaxed),
+                2 => AtomicU16::from_ptr(p as *mut u16).store(value as u16, Relaxed),
+                4 => AtomicU32::from_ptr(p as *mut u32).store(value as u32, Relaxed),
+                _ => AtomicU64::from_ptr(p as *mut u64).store(value, Relaxed),
+            }
+        }
+    }
+}
+
+/// A range of global memory.
+pub struct Allocation {
+    pub base: u64,
+    pub size: u64,
+    /// What reports call it.
+    pub name: String,
+    /// Constant memory: kernels may not write it.
+    pub read_only: bool,
+    data: Bytes,
+    /// One byte per byte: 1 where written. Empty when all of it is.
+    written: Bytes,
+    all_written: AtomicBool,
+}
+
+impl Allocation {
+    /// Loads an element. Callers have checked range and alignment.
+    ///
+    /// # Safety
+    /// `offset..offset + bytes` lies within the allocation, `bytes` is 1, 2, 4 or 8, `offset` is a multiple of it.
+    #[inline(always)]
+    pub unsafe fn load(&self, offset: u64, bytes: u32) -> u64 {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.data.load(offset, bytes) }
+    }
+
+    /// Stores an element and marks it written.
+    ///
+    /// # Safety
+    /// As [`Allocation::load`].
+    #[inline(always)]
+    pub unsafe fn store(&self, offset: u64, bytes: u32, value: u64) {
+        // SAFETY: the caller's promise, passed on; the record of writes has the same size.
+        unsafe {
+            self.data.store(offset, bytes, value);
+            if !self.all_written.load(Relaxed) {
+                self.written.store(offset, bytes, 0x0101_0101_0101_0101);
+            }
+        }
+    }
+
+    /// True if every byte of the element has been written.
+    ///
+    /// # Safety
+    /// As [`Allocation::load`].
+    #[inline(always)]
+    pub unsafe fn is_written(&self, offset: u64, bytes: u32) -> bool {
+        if self.all_written.load(Relaxed) {
+            return true;
+        }
+        let all =
+            if bytes == 8 { 0x0101_0101_0101_0101 } else { 0x0101_0101_0101_0101 & ((1 << (8 * bytes)) - 1) };
+        // SAFETY: the caller's promise; the record of writes has the same size.
+        unsafe { self.written.load(offset, bytes) == all }
+    }
+
+    #[inline(always)]
+    pub fn all_written(&self) -> bool {
+        self.all_written.load(Relaxed)
+    }
+}
+
+/// All of a device's global memory.
+pub struct GlobalMemory {
+    /// Sorted by address.
+    live: Vec<Allocation>,
+    freed: Vec<(u64, u64, String)>,
+    next: u64,
+    used: u64,
+    capacity: u64,
+}
+
+impl GlobalMemory {
+    pub fn new(capacity: u64) -> GlobalMemory {
+        GlobalMemory { live: Vec::new(), freed: Vec::new(), next: GLOBAL_BASE, used: 0, capacity }
+    }
+
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Reserves `size` bytes, not written.
+    ///
+    /// # Errors
+    /// `Error::Memory` when the device's memory does not suffice.
+    pub fn allocate(&mut self, size: u64, name: &str, read_only: bool) -> Result<u64> {
+        let rounded =
+            size.max(1).div_ceil(ALIGN).checked_mul(ALIGN).filter(|r| *r <= self.capacity - self.used);
+        let Some(rounded) = rounded else {
+            return Err(Error::Memory(format!(
+                "allocating {size} B for {name} exceeds the device's {} B, of which {} B are used",
+                self.capacity, self.used
+            )));
+        };
+        let base = self.next;
+        self.next = (base + rounded + GUARD).div_ceil(ALIGN) * ALIGN;
+        self.used += rounded;
+        self.live.push(Allocation {
+            base,
+            size,
+            name: name.to_string(),
+            read_only,
+            // Fresh memory holds NaNs in every format, so that a value read too early shows.
+            data: Bytes::new(size, u64::MAX),
+            written: Bytes::new(size, 0),
+            all_written: AtomicBool::new(size == 0),
+        });
+        Ok(base)
+    }
+
+    /// Gives an allocation back.
+    ///
+    /// # Errors
+    /// `Error::Memory` when `base` is not the start of a live allocation.
+    pub fn free(&mut self, base: u64) -> Result<()> {
+        match self.live.binary_search_by_key(&base, |a| a.base) {
+            Ok(i) => {
+                let old = self.live.remove(i);
+                self.used -= old.size.max(1).div_ceil(ALIGN) * ALIGN;
+                self.freed.push((old.base, old.size, old.name));
+                Ok(())
+            }
+            Err(_) => Err(Error::Memory(format!(
+                "{base:#x} is not the start of an allocation: {}",
+                self.describe(base)
+            ))),
+        }
+    }
+
+    /// The allocation that holds `address`.
+    #[inline]
+    pub fn find(&self, address: u64) -> Option<&Allocation> {
+        let i = self.live.partition_point(|a| a.base <= address);
+        let allocation = &self.live[i.checked_sub(1)?];
+        (address < allocation.base + allocation.size).then_some(allocation)
+    }
+
+    /// What lies at or near an address, in words.
+    pub fn describe(&self, address: u64) -> String {
+        if let Some(a) = self.find(address) {
+            return format!("{} bytes into {} ({} B)", address - a.base, a.name, a.size);
+        }
+        if let Some((base, size, name)) = self.freed.iter().find(|(b, s, _)| address >= *b && address < b + s)
+        {
+            return format!("{} bytes into {name} ({size} B), which has been freed", address - base);
+        }
+        let i = self.live.partition_point(|a| a.base <= address);
+        let before = i.checked_sub(1).map(|i| &self.live[i]).map(|a| (address - (a.base + a.size), a));
+        let after = self.live.get(i).map(|a| (a.base - address, a));
+        match (before, after) {
+            (Some((past, a)), _) if past < GUARD => {
+                format!("{past} B past the end of {} ({} B)", a.name, a.size)
+            }
+            (_, Some((short, a))) if short <= GUARD => format!("{short} B before {} ({} B)", a.name, a.size),
+            _ if address < 0x1_0000 => "a null pointer".to_string(),
+            _ => "not near any allocation".to_string(),
+        }
+    }
+
+    fn host_range(&self, address: u64, length: u64) -> Result<&Allocation> {
+        match self.find(address) {
+            Some(a) if length <= a.base + a.size - address => Ok(a),
+            Some(a) => Err(Error::Memory(format!(
+                "{length} B at {address:#x} run past the end of {} ({} B, {} left)",
+                a.name,
+                a.size,
+                a.base + a.size - address
+            ))),
+            None => Err(Error::Memory(format!("{address:#x} is {}", self.describe(address)))),
+        }
+    }
+
+    /// Copies from the host.
+    ///
+    /// # Errors
+    /// `Error::Memory` when the range does not lie in one allocation.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let a = self.host_range(address, bytes.len() as u64)?;
+        let start = address - a.base;
+        if start == 0 && bytes.len() as u64 == a.size {
+            a.all_written.store(true, Relaxed);
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            let offset = start + at as u64;
+            // SAFETY: the range was checked above; words are stored at multiples of 8 that lie wholly inside it.
+            unsafe {
+                if offset.is_multiple_of(8) && bytes.len() - at >= 8 {
+                    let word: [u8; 8] = bytes[at..at + 8].try_into().unwrap_or_default();
+                    a.store(offset, 8, u64::from_le_bytes(word));
+                    at += 8;
+                } else {
+                    a.store(offset, 1, bytes[at] as u64);
+                    at += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies to the host; bytes never written are as they are.
+    ///
+    /// # Errors
+    /// `Error::Memory` when the range does not lie in one allocation.
+    pub fn read(&self, address: u64, out: &mut [u8]) -> Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let a = self.host_range(address, out.len() as u64)?;
+        let start = address - a.base;
+        let mut at = 0;
+        while at < out.len() {
+            let offset = start + at as u64;
+            // SAFETY: the range was checked above; words are loaded at multiples of 8 that lie wholly inside it.
+            unsafe {
+                if offset.is_multiple_of(8) && out.len() - at >= 8 {
+                    out[at..at + 8].copy_from_slice(&a.load(offset, 8).to_le_bytes());
+                    at += 8;
+                } else {
+                    out[at] = a.load(offset, 1) as u8;
+                    at += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies within the device; bytes not written stay so.
+    ///
+    /// # Errors
+    /// `Error::Memory` when either range does not lie in one allocation.
+    pub fn copy(&self, to: u64, from: u64, length: u64) -> Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let (a, b) = (self.host_range(from, length)?, self.host_range(to, length)?);
+        let (from, to) = (from - a.base, to - b.base);
+        let backwards = a.base == b.base && to > from;
+        for i in 0..length {
+            let i = if backwards { length - 1 - i } else { i };
+            // SAFETY: both ranges were checked above; single bytes need no alignment.
+            unsafe {
+                if a.is_written(from + i, 1) {
+                    b.store(to + i, 1, a.load(from + i, 1));
+                } else {
+                    b.data.store(to + i, 1, a.load(from + i, 1));
+                    if !b.all_written() {
+                        b.written.store(to + i, 1, 0);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_describes_and_keeps_what_is_freed() {
+        let mut m = GlobalMemory::new(1 << 20);
+        let (a, b) = (m.allocate(100, "a", false).unwrap(), m.allocate(8, "b", false).unwrap());
+        assert_eq!(m.find(a + 99).map(|x| x.base), Some(a));
+        assert!(m.find(a + 100).is_none());
+        assert_eq!(m.describe(a + 104), "4 B past the end of a (100 B)");
+        assert_eq!(m.describe(b - 4), "4 B before b (8 B)");
+        assert_eq!(m.describe(0), "a null pointer");
+        m.free(a).unwrap();
+        assert_eq!(m.describe(a + 4), "4 bytes into a (100 B), which has been freed");
+        assert!(m.free(a).unwrap_err().to_string().contains("not the start of an allocation"));
+        assert!(m.allocate(2 << 20, "big", false).unwrap_err().to_string().contains("exceeds"));
+    }
+
+    #[test]
+    fn tracks_written_bytes_through_copies() {
+        let mut m = GlobalMemory::new(1 << 20);
+        let (a, b) = (m.allocate(16, "a", false).unwrap(), m.allocate(16, "b", false).unwrap());
+        m.write(a + 3, &[1, 2, 3, 4, 5]).unwrap();
+        m.copy(b, a, 16).unwrap();
+        let x = m.find(b).unwrap();
+        // SAFETY: offsets 0 and 4 lie within 16 bytes and are aligned to 4; 3 to 1.
+        unsafe {
+            assert!(!x.is_written(0, 4) && x.is_written(4, 4) && x.is_written(3, 1) && !x.is_written(8, 1));
+        }
+        let mut out = [0; 5];
+        m.read(b + 3, &mut out).unwrap();
+        assert_eq!(out, [1, 2, 3, 4, 5]);
+        assert!(m.write(a + 12, &[0; 5]).unwrap_err().to_string().contains("run past the end of a"));
+    }
+}

@@ -1,0 +1,6 @@
+//! From PTX text to a syntax tree: lexer, the opcode table, recursive descent.
+
+pub mod ast;
+pub mod lexer;
+pub mod parser;
+pub mod table;

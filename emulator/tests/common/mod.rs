@@ -1,0 +1,99 @@
+//! Shared by the tests: a device with a module, and typed buffers.
+#![allow(dead_code)] // each test file uses a part
+
+use handloom_emulator::{Arg, Device, LaunchConfig, LaunchReport, Loaded, Module, Options};
+
+pub struct Run {
+    pub device: Device,
+    pub module: Loaded,
+}
+
+/// Numbers that buffers hold.
+pub trait Number: Copy {
+    const SIZE: usize;
+    fn put(self, out: &mut Vec<u8>);
+    fn get(bytes: &[u8]) -> Self;
+}
+
+macro_rules! number {
+    ($($ty:ty),*) => { $(
+        impl Number for $ty {
+            const SIZE: usize = size_of::<$ty>();
+            fn put(self, out: &mut Vec<u8>) {
+                out.extend(self.to_le_bytes());
+            }
+            fn get(bytes: &[u8]) -> Self {
+                <$ty>::from_le_bytes(bytes.try_into().unwrap())
+            }
+        }
+    )* };
+}
+number!(u8, u16, u32, u64, i32, i64, f32, f64);
+
+impl Run {
+    pub fn new(ptx: &str, options: Options) -> Run {
+        let mut device = Device::new(options);
+        let module = device.load(&Module::parse(ptx).unwrap()).unwrap();
+        Run { device, module }
+    }
+
+    /// A buffer with these contents.
+    pub fn put<T: Number>(&mut self, name: &str, values: &[T]) -> u64 {
+        let address = self.device.allocate((values.len() * T::SIZE) as u64, name).unwrap();
+        let mut bytes = Vec::new();
+        values.iter().for_each(|v| v.put(&mut bytes));
+        self.device.write(address, &bytes).unwrap();
+        address
+    }
+
+    /// A buffer nobody has written.
+    pub fn empty<T: Number>(&mut self, name: &str, count: usize) -> u64 {
+        self.device.allocate((count * T::SIZE) as u64, name).unwrap()
+    }
+
+    pub fn get<T: Number>(&self, address: u64, count: usize) -> Vec<T> {
+        let mut bytes = vec![0; count * T::SIZE];
+        self.device.read(address, &mut bytes).unwrap();
+        bytes.chunks(T::SIZE).map(T::get).collect()
+    }
+
+    pub fn launch(&self, kernel: &str, config: LaunchConfig, args: &[Arg]) -> LaunchReport {
+        self.device.launch(&self.module, kernel, config, args).unwrap()
+    }
+
+    /// Launches and expects no finding.
+    #[track_caller]
+    pub fn clean(&self, kernel: &str, config: LaunchConfig, args: &[Arg]) -> LaunchReport {
+        let report = self.launch(kernel, config, args);
+        assert!(report.is_clean(), "{}", report.text());
+        report
+    }
+}
+
+/// A small generator of test data (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In [-1, 1).
+    pub fn unit(&mut self) -> f32 {
+        ((self.next() >> 40) as f32 / (1 << 23) as f32) - 1.0
+    }
+}
+
+/// Fails on different lengths, NaN, or a difference beyond the tolerance.
+#[track_caller]
+pub fn assert_close(found: &[f32], expected: &[f64], atol: f64, rtol: f64) {
+    assert_eq!(found.len(), expected.len());
+    for (i, (&f, &e)) in found.iter().zip(expected).enumerate() {
+        let ok = f as f64 == e || (f as f64 - e).abs() <= atol + rtol * e.abs();
+        assert!(ok, "element {i}: {f:e}, expected {e:e}");
+    }
+}
