@@ -169,7 +169,8 @@ fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome
     if !config.train.sample_prompt.is_empty() && config.train.sample_tokens > 0 {
         // The best checkpoint's text, which is what `handloom generate --model RUN` gives too.
         let best = huggingface::load_model(&huggingface::resolve(dir)?)?;
-        let sampling = Sampling { seed: config.train.seed, ..Sampling::default() };
+        // A little colder than the default of `generate`: a first text should be readable.
+        let sampling = Sampling { seed: config.train.seed, temperature: 0.7, ..Sampling::default() };
         let prompt = &config.train.sample_prompt;
         let mut out = std::io::stdout();
         // A closed pipe is not an error of the run.
