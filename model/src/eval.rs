@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::data::Blocks;
 use crate::error::Result;
-use crate::gpt2::Gpt2;
 use crate::layers::Forward;
-use crate::objective::Batch;
+use crate::model::LanguageModel;
+use crate::objective::Objective;
 
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -22,19 +22,20 @@ pub struct Evaluation {
 /// Evaluates on all blocks, `batch` rows at a time. Dropout is off; the result does not depend on `batch` beyond rounding.
 /// `on_batch(done, all)` is told the rows done.
 pub fn evaluate(
-    model: &Gpt2,
+    model: &dyn LanguageModel,
+    objective: &Objective,
     blocks: &Blocks,
     batch: usize,
     mut on_batch: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
-    let fwd = Forward::inference(&model.params);
+    let fwd = Forward::inference(model.params());
     let (mut total, mut tokens) = (0.0f64, 0);
     for first in (0..blocks.num_blocks()).step_by(batch) {
         let rows = first..(first + batch).min(blocks.num_blocks());
         on_batch(rows.end, blocks.num_blocks());
-        let batch = Batch::causal(blocks, rows)?;
-        let loss = model.loss(&fwd, &batch.ids, &batch.targets, None)?.item()?;
-        total += loss as f64 * batch.counted as f64;
+        let batch = objective.evaluation_batch(blocks, rows)?;
+        let score = model.score(&fwd, &batch, None)?;
+        total += score.loss.item()? as f64 * batch.counted as f64;
         tokens += batch.counted;
     }
     let loss = total / tokens as f64;

@@ -14,7 +14,9 @@ use handloom_engine::tensor::Tensor;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
 use crate::error::{Error, Result};
-use crate::gpt2::{Gpt2, Gpt2Config};
+use crate::gpt2::Gpt2;
+use crate::model::LanguageModel;
+use crate::params::Params;
 use crate::tokenizer::Tokenizer;
 
 /// File names inside a model directory.
@@ -67,11 +69,11 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] naming the file.
-pub fn save(dir: &Path, model: &Gpt2, tokenizer: &Tokenizer) -> Result<()> {
-    let config =
-        serde_json::to_string_pretty(&model.config).expect("bug in handloom-model: the config is JSON");
-    write_text(&dir.join(CONFIG), &config)?;
-    write_tensors(&dir.join(WEIGHTS), model.params.iter().map(|p| (p.name.clone(), p.master())))?;
+pub fn save(dir: &Path, model: &dyn LanguageModel, tokenizer: &Tokenizer) -> Result<()> {
+    write_text(&dir.join(CONFIG), &model.config_json())?;
+    let params = model.params().iter().map(|p| (p.name.clone(), p.master()));
+    let kept = model.kept().iter().map(|(name, tensor)| (name.clone(), tensor));
+    write_tensors(&dir.join(WEIGHTS), params.chain(kept))?;
     tokenizer.save(dir)?;
     Ok(())
 }
@@ -81,23 +83,79 @@ pub fn save(dir: &Path, model: &Gpt2, tokenizer: &Tokenizer) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] for a missing file; [`Error::File`] for one that is damaged, of another architecture, or whose tensors do
 /// not fit the configuration: nothing is guessed.
-pub fn load_model(dir: &Path) -> Result<Gpt2> {
-    let path = dir.join(CONFIG);
-    let text = std::fs::read_to_string(&path).map_err(Error::io("cannot read model configuration", &path))?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not valid JSON: {e}")))?;
-    match json.get("model_type").and_then(|v| v.as_str()) {
-        Some("gpt2") => {}
-        Some(other) => {
-            return Err(Error::file(&path, format!("model_type is {other:?}; supported: \"gpt2\"")));
-        }
-        None => return Err(Error::file(&path, "has no model_type; expected a Hugging Face config.json")),
+pub fn load(dir: &Path) -> Result<Box<dyn LanguageModel>> {
+    let config = ModelConfig::read(dir)?;
+    match &*config.model_type {
+        "gpt2" => Ok(Box::new(load_gpt2(dir, config)?)),
+        _ => Err(config.unsupported("\"gpt2\"")),
     }
-    let config: Gpt2Config = serde_json::from_value(json)
-        .map_err(|e| Error::file(&path, format!("does not describe a GPT-2: {e}")))?;
-    let mut model = Gpt2::new(config).map_err(|e| Error::file(&path, e.to_string()))?;
-    load_weights(dir, &mut model)?;
+}
+
+/// As [`load`], for what only GPT-2 does.
+///
+/// # Errors
+/// As [`load`]; another architecture is one.
+pub fn load_model(dir: &Path) -> Result<Gpt2> {
+    let config = ModelConfig::read(dir)?;
+    match &*config.model_type {
+        "gpt2" => load_gpt2(dir, config),
+        _ => Err(config.unsupported("\"gpt2\"")),
+    }
+}
+
+/// A `config.json` that names its architecture.
+struct ModelConfig {
+    path: PathBuf,
+    model_type: String,
+    json: serde_json::Value,
+}
+
+impl ModelConfig {
+    fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
+        let text =
+            std::fs::read_to_string(&path).map_err(Error::io("cannot read model configuration", &path))?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not valid JSON: {e}")))?;
+        match json.get("model_type").and_then(|v| v.as_str()) {
+            Some(kind) => Ok(ModelConfig { model_type: kind.to_owned(), path, json }),
+            None => Err(Error::file(&path, "has no model_type; expected a Hugging Face config.json")),
+        }
+    }
+
+    fn unsupported(&self, supported: &str) -> Error {
+        Error::file(&self.path, format!("model_type is {:?}; supported: {supported}", self.model_type))
+    }
+
+    /// The configuration of `model`, which has an article.
+    fn parse<T: serde::de::DeserializeOwned>(self, model: &str) -> Result<T> {
+        serde_json::from_value(self.json)
+            .map_err(|e| Error::file(&self.path, format!("does not describe {model}: {e}")))
+    }
+}
+
+fn load_gpt2(dir: &Path, config: ModelConfig) -> Result<Gpt2> {
+    let path = config.path.clone();
+    let mut model = Gpt2::new(config.parse("a GPT-2")?).map_err(|e| Error::file(&path, e.to_string()))?;
+    let tied = model.config.tie_word_embeddings;
+    load_weights(dir, &mut model.params, |name| {
+        // Older files leave the prefix out, and carry causal masks as buffers.
+        let full = if name.starts_with("transformer.") || name == "lm_head.weight" {
+            name.to_owned()
+        } else {
+            format!("transformer.{name}")
+        };
+        let is_mask = full.ends_with(".attn.bias") || full.ends_with(".attn.masked_bias");
+        if is_mask || (tied && full == "lm_head.weight") { Place::Skip } else { Place::Param(full) }
+    })?;
     Ok(model)
+}
+
+/// Where a tensor of a file belongs.
+enum Place {
+    /// The parameter of this name.
+    Param(String),
+    Skip,
 }
 
 /// The weight files of a directory: one, or those an index names.
@@ -116,22 +174,13 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
-fn load_weights(dir: &Path, model: &mut Gpt2) -> Result<()> {
-    let tied = model.config.tie_word_embeddings;
-    let mut missing: BTreeMap<String, ()> = model.params.iter().map(|p| (p.name.clone(), ())).collect();
+/// Reads every parameter; `place` says what each tensor of the files is.
+fn load_weights(dir: &Path, params: &mut Params, place: impl Fn(&str) -> Place) -> Result<()> {
+    let mut missing: BTreeMap<String, ()> = params.iter().map(|p| (p.name.clone(), ())).collect();
     for path in weight_files(dir)? {
         read_tensors(&path, |name, shape, values| {
-            // Older files leave the prefix out, and carry causal masks as buffers.
-            let full = if name.starts_with("transformer.") || name == "lm_head.weight" {
-                name.to_owned()
-            } else {
-                format!("transformer.{name}")
-            };
-            let is_mask = full.ends_with(".attn.bias") || full.ends_with(".attn.masked_bias");
-            if is_mask || (tied && full == "lm_head.weight") {
-                return Ok(());
-            }
-            let Some(param) = model.params.by_name(&full) else {
+            let Place::Param(full) = place(name) else { return Ok(()) };
+            let Some(param) = params.by_name(&full) else {
                 let problem = format!("holds {name} {shape:?}, which the model of {CONFIG} does not have");
                 return Err(Error::file(&path, problem));
             };

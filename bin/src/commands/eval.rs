@@ -6,6 +6,7 @@ use clap::Args;
 use handloom_model::config::RunConfig;
 use handloom_model::eval::evaluate;
 use handloom_model::huggingface;
+use handloom_model::objective::Objective;
 use handloom_model::tokenizer::Tokenizer;
 
 use super::CommandResult;
@@ -37,13 +38,13 @@ pub struct EvalArgs {
 /// Runs the command.
 pub fn run(args: EvalArgs) -> CommandResult {
     let dir = huggingface::resolve(&args.model)?;
-    let model = huggingface::load_model(&dir)?;
+    let model = huggingface::load(&dir)?;
     let tokenizer = match &args.tokenizer {
         Some(name) => Tokenizer::open(name)?,
         None => Tokenizer::load(&dir)?,
     };
     // Blocks are as long as the model's context unless set otherwise.
-    let context = model.config.n_positions;
+    let context = model.context();
     let mut settings = vec![format!("model.context={context}"), format!("data.block={}", context.min(1024))];
     if !args.data.is_empty() {
         settings.push(format!("data.valid={}", args.data.join(",")));
@@ -59,7 +60,7 @@ pub fn run(args: EvalArgs) -> CommandResult {
     let bar = Bar::default();
     let blocks = config.data.open_valid(&tokenizer, &bar)?;
     let blocks = blocks.ok_or("there is no data to evaluate on; give --data FILE")?;
-    let result = evaluate(&model, &blocks, args.batch, |_, _| {})?;
+    let result = evaluate(&*model, &Objective::Causal, &blocks, args.batch, |_, _| {})?;
     if args.json {
         println!("{}", serde_json::to_string(&result)?);
     } else {

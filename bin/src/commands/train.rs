@@ -122,12 +122,9 @@ fn install_stop(stop: Arc<AtomicBool>) -> Result<(), ctrlc::Error> {
 fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
     let model = &trainer.model;
     println!(
-        "model      GPT-2, {} layers, {} heads, width {}, context {}: {:.2} M parameters, {:?}",
-        model.config.n_layer,
-        model.config.n_head,
-        model.config.n_embd,
-        model.config.n_positions,
-        model.params.numel() as f64 / 1e6,
+        "model      {}: {:.2} M parameters, {:?}",
+        model.describe(),
+        model.params().numel() as f64 / 1e6,
         config.train.precision,
     );
     println!("tokenizer  {}, {} tokens", config.tokenizer.name, trainer.tokenizer.vocab_size());

@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
 use crate::gpt2::Gpt2;
 use crate::huggingface;
+use crate::model::LanguageModel;
+use crate::objective::Objective;
 use crate::params::Precision;
 use crate::tokenizer::Tokenizer;
 use checkpoint::{Best, Checkpoints, Moments, State};
@@ -56,8 +58,9 @@ pub struct Outcome {
 pub struct Trainer {
     config: RunConfig,
     run: PathBuf,
-    pub model: Gpt2,
+    pub model: Box<dyn LanguageModel>,
     pub tokenizer: Tokenizer,
+    objective: Objective,
     moments: Moments,
     state: State,
     train: Blocks,
@@ -101,6 +104,7 @@ impl Trainer {
         let tokenizer = Tokenizer::open(&config.tokenizer.name)?;
         let train = config.data.open_train(&tokenizer, progress)?;
         let valid = config.data.open_valid(&tokenizer, progress)?;
+        let objective = Objective::Causal;
         let num_blocks = train.num_blocks();
         let (mut model, moments, state) = match found {
             Some((model, moments, state)) => {
@@ -109,7 +113,7 @@ impl Trainer {
             }
             None => {
                 let model = fresh_model(&config, &tokenizer)?;
-                let moments = Moments::zeros(&model);
+                let moments = Moments::zeros(&*model);
                 let state = State {
                     num_blocks: num_blocks as u64,
                     tokenizer: tokenizer.fingerprint().to_owned(),
@@ -119,14 +123,27 @@ impl Trainer {
                 (model, moments, state)
             }
         };
-        model.params.set_precision(config.train.precision)?;
+        model.params_mut().set_precision(config.train.precision)?;
         let toml = config.to_toml()?;
         let path = run.join(RUN_TOML);
         crate::data::write_atomic(&path, |file| file.write_all(toml.as_bytes()))
             .map_err(Error::io("cannot write", &path))?;
         let order = Order { seed: config.train.seed, shuffle: config.data.shuffle, num_blocks };
         let run = run.to_owned();
-        Ok(Trainer { config, run, model, tokenizer, moments, state, train, valid, order, checkpoints, saved })
+        Ok(Trainer {
+            config,
+            run,
+            model,
+            tokenizer,
+            objective,
+            moments,
+            state,
+            train,
+            valid,
+            order,
+            checkpoints,
+            saved,
+        })
     }
 
     /// The configuration of the run in `run`, with `settings` on top.
@@ -180,7 +197,7 @@ impl Trainer {
             let tokens_before = self.state.rows * self.train.block() as u64;
             let batches = self.next_batches()?;
             let (model, moments, state) = (&mut self.model, &mut self.moments, &mut self.state);
-            let mut measured = train_step(model, moments, state, &self.config, batches, steps)?;
+            let mut measured = train_step(&mut **model, moments, state, &self.config, batches, steps)?;
             let seconds = started.elapsed().as_secs_f64();
             let tokens = self.state.rows * self.train.block() as u64 - tokens_before;
             measured.ms_per_step = Some(seconds * 1e3);
@@ -223,29 +240,30 @@ impl Trainer {
 
     fn evaluate(&self, observer: &mut dyn Observer) -> Result<Option<Evaluation>> {
         let Some(valid) = &self.valid else { return Ok(None) };
-        evaluate(&self.model, valid, self.config.train.batch, |done, all| observer.evaluating(done, all))
-            .map(Some)
+        evaluate(&*self.model, &self.objective, valid, self.config.train.batch, |done, all| {
+            observer.evaluating(done, all)
+        })
+        .map(Some)
     }
 
     fn save(&mut self, is_best: bool) -> Result<()> {
         let keep = self.config.train.keep_last;
-        self.checkpoints.save(&self.model, &self.tokenizer, &self.moments, &self.state, keep, is_best)?;
+        self.checkpoints.save(&*self.model, &self.tokenizer, &self.moments, &self.state, keep, is_best)?;
         self.saved = Some(self.state.step);
         Ok(())
     }
 }
 
-fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Gpt2> {
+fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Box<dyn LanguageModel>> {
     match &config.train.init_from {
         Some(path) => {
             let dir = huggingface::resolve(Path::new(path))?;
-            let mut model = huggingface::load_model(&dir)?;
-            let sizes = &mut model.config;
-            if sizes.vocab_size < tokenizer.vocab_size() || sizes.n_positions < config.data.block {
+            let model = huggingface::load(&dir)?;
+            if model.vocab_size() < tokenizer.vocab_size() || model.context() < config.data.block {
                 return Err(Error::Run(format!(
                     "{path}: has {} tokens and a context of {}; the tokenizer has {} and data.block is {}",
-                    sizes.vocab_size,
-                    sizes.n_positions,
+                    model.vocab_size(),
+                    model.context(),
                     tokenizer.vocab_size(),
                     config.data.block
                 )));
@@ -255,7 +273,7 @@ fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Gpt2> {
         None => {
             let mut model = Gpt2::new(config.gpt2(tokenizer.vocab_size(), tokenizer.end_of_text()))?;
             model.initialise(config.model.init, config.train.seed)?;
-            Ok(model)
+            Ok(Box::new(model))
         }
     }
 }
