@@ -13,6 +13,7 @@ use handloom_engine::dtype::Float;
 use handloom_engine::tensor::Tensor;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
+use crate::bert::{Bert, BertConfig};
 use crate::error::{Error, Result};
 use crate::gpt2::Gpt2;
 use crate::model::LanguageModel;
@@ -87,7 +88,8 @@ pub fn load(dir: &Path) -> Result<Box<dyn LanguageModel>> {
     let config = ModelConfig::read(dir)?;
     match &*config.model_type {
         "gpt2" => Ok(Box::new(load_gpt2(dir, config)?)),
-        _ => Err(config.unsupported("\"gpt2\"")),
+        "bert" => Ok(Box::new(load_bert_as(dir, config)?)),
+        _ => Err(config.unsupported("\"gpt2\", \"bert\"")),
     }
 }
 
@@ -100,6 +102,18 @@ pub fn load_model(dir: &Path) -> Result<Gpt2> {
     match &*config.model_type {
         "gpt2" => load_gpt2(dir, config),
         _ => Err(config.unsupported("\"gpt2\"")),
+    }
+}
+
+/// As [`load`], for what only BERT does. A file without a masked-language-model head gives a bare encoder.
+///
+/// # Errors
+/// As [`load`]; another architecture is one.
+pub fn load_bert(dir: &Path) -> Result<Bert> {
+    let config = ModelConfig::read(dir)?;
+    match &*config.model_type {
+        "bert" => load_bert_as(dir, config),
+        _ => Err(config.unsupported("\"bert\"")),
     }
 }
 
@@ -138,7 +152,8 @@ fn load_gpt2(dir: &Path, config: ModelConfig) -> Result<Gpt2> {
     let path = config.path.clone();
     let mut model = Gpt2::new(config.parse("a GPT-2")?).map_err(|e| Error::file(&path, e.to_string()))?;
     let tied = model.config.tie_word_embeddings;
-    load_weights(dir, &mut model.params, |name| {
+    let transposed = "; GPT-2 stores Conv1D weights as (in, out)";
+    load_weights(dir, &mut model.params, transposed, |name| {
         // Older files leave the prefix out, and carry causal masks as buffers.
         let full = if name.starts_with("transformer.") || name == "lm_head.weight" {
             name.to_owned()
@@ -151,10 +166,51 @@ fn load_gpt2(dir: &Path, config: ModelConfig) -> Result<Gpt2> {
     Ok(model)
 }
 
+const HEAD: &str = "cls.predictions.";
+
+fn load_bert_as(dir: &Path, config: ModelConfig) -> Result<Bert> {
+    let path = config.path.clone();
+    let config: BertConfig = config.parse("a BERT")?;
+    let tied = config.tie_word_embeddings;
+    let mut has_head = false;
+    for file in weight_files(dir)? {
+        read_tensors(&file, |name, _, _| {
+            has_head |= name.starts_with(HEAD);
+            Ok(())
+        })?;
+    }
+    let model = if has_head { Bert::new(config) } else { Bert::encoder(config) };
+    let mut model = model.map_err(|e| Error::file(&path, e.to_string()))?;
+    let kept = load_weights(dir, &mut model.params, "", |name| {
+        let prefixed = ["bert.", "cls."].iter().any(|prefix| name.starts_with(prefix));
+        let full = if prefixed { name.to_owned() } else { format!("bert.{name}") };
+        // TensorFlow's names, in older files.
+        let full =
+            full.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+        let decoder = full.strip_prefix("cls.predictions.decoder.");
+        if full.starts_with("bert.pooler.") {
+            Place::Keep(full)
+        } else if full == "bert.embeddings.position_ids"
+            || full.starts_with("cls.seq_relationship.")
+            // The bias is stored once more under the decoder's name.
+            || decoder == Some("bias")
+            || (tied && decoder == Some("weight"))
+        {
+            Place::Skip
+        } else {
+            Place::Param(full)
+        }
+    })?;
+    model.kept = kept;
+    Ok(model)
+}
+
 /// Where a tensor of a file belongs.
 enum Place {
     /// The parameter of this name.
     Param(String),
+    /// Beside the parameters, under this name: see [`LanguageModel::kept`].
+    Keep(String),
     Skip,
 }
 
@@ -174,23 +230,33 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
-/// Reads every parameter; `place` says what each tensor of the files is.
-fn load_weights(dir: &Path, params: &mut Params, place: impl Fn(&str) -> Place) -> Result<()> {
+/// Reads every parameter; `place` says what each tensor of the files is. Returns those to keep. `transposed` follows the
+/// message about a matrix that is the wrong way round.
+fn load_weights(
+    dir: &Path,
+    params: &mut Params,
+    transposed: &str,
+    place: impl Fn(&str) -> Place,
+) -> Result<Vec<(String, Tensor)>> {
+    let mut kept = Vec::new();
     let mut missing: BTreeMap<String, ()> = params.iter().map(|p| (p.name.clone(), ())).collect();
     for path in weight_files(dir)? {
         read_tensors(&path, |name, shape, values| {
-            let Place::Param(full) = place(name) else { return Ok(()) };
+            let full = match place(name) {
+                Place::Param(full) => full,
+                Place::Skip => return Ok(()),
+                Place::Keep(full) => {
+                    kept.push((full, Tensor::from_slice(&values()?, shape)?));
+                    return Ok(());
+                }
+            };
             let Some(param) = params.by_name(&full) else {
                 let problem = format!("holds {name} {shape:?}, which the model of {CONFIG} does not have");
                 return Err(Error::file(&path, problem));
             };
             if param.value.shape() != shape {
                 let wanted = param.value.shape();
-                let hint = if shape.iter().rev().eq(wanted) && shape.len() == 2 {
-                    "; GPT-2 stores Conv1D weights as (in, out)"
-                } else {
-                    ""
-                };
+                let hint = if shape.iter().rev().eq(wanted) && shape.len() == 2 { transposed } else { "" };
                 return Err(Error::file(
                     &path,
                     format!("{name} is {shape:?}, the model wants {wanted:?}{hint}"),
@@ -203,7 +269,7 @@ fn load_weights(dir: &Path, params: &mut Params, place: impl Fn(&str) -> Place) 
         })?;
     }
     match missing.keys().next() {
-        None => Ok(()),
+        None => Ok(kept),
         Some(name) => {
             let problem = format!("lacks {} of the model's tensors, the first {name}", missing.len());
             Err(Error::file(&dir.join(WEIGHTS), problem))

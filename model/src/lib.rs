@@ -4,10 +4,12 @@
 //! [`train::Trainer`] -> [`train::checkpoint`]; afterwards [`eval`] and [`generate`] work on a model directory
 //! ([`huggingface`]).
 
+pub mod bert;
 pub mod config;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod fill;
 pub mod generate;
 pub mod gpt2;
 pub mod huggingface;

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use handloom_model::config::{KEYS, RunConfig};
+use handloom_model::config::{KEYS, ObjectiveKind, RunConfig};
 use handloom_model::eval::Evaluation;
+use handloom_model::fill::fill;
 use handloom_model::generate::{Sampling, generate};
 use handloom_model::huggingface;
 use handloom_model::train::metrics::StepMetrics;
@@ -141,6 +142,11 @@ fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
     }
 }
 
+/// ", masked accuracy 12.34 %", where there is one.
+fn accuracy(share: Option<f64>) -> String {
+    share.map(|share| format!(", masked accuracy {:.2} %", 100.0 * share)).unwrap_or_default()
+}
+
 fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome) -> CommandResult {
     if outcome.interrupted {
         println!("stopped after step {}; continue with: --resume --out {}", outcome.steps, dir.display());
@@ -148,8 +154,11 @@ fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome
     }
     if let Some(evaluation) = &outcome.evaluation {
         println!(
-            "validation loss {:.4}, perplexity {:.2} over {} tokens",
-            evaluation.loss, evaluation.perplexity, evaluation.tokens
+            "validation loss {:.4}, perplexity {:.2}{} over {} tokens",
+            evaluation.loss,
+            evaluation.perplexity,
+            accuracy(evaluation.masked_accuracy),
+            evaluation.tokens
         );
     }
     if let Some(best) = outcome.best.filter(|best| best.step != outcome.steps) {
@@ -157,6 +166,14 @@ fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome
     }
     println!("checkpoint {}", outcome.checkpoint.display());
     if !config.train.sample_prompt.is_empty() && config.train.sample_tokens > 0 {
+        if trainer.model.objective() == ObjectiveKind::Mlm {
+            let best = huggingface::load_bert(&huggingface::resolve(dir)?)?;
+            let masks = fill(&best, &trainer.tokenizer, &config.train.sample_prompt, 5)?;
+            println!();
+            super::fill::print(&mut std::io::stdout(), &config.train.sample_prompt, &masks)?;
+            println!("\nmore: handloom fill --model {} --text \"... [MASK] ...\"", dir.display());
+            return Ok(());
+        }
         // The best checkpoint's text, which is what `handloom generate --model RUN` gives too.
         let best = huggingface::load_model(&huggingface::resolve(dir)?)?;
         let sampling = Sampling { seed: config.train.seed, ..Sampling::default() };
@@ -237,7 +254,10 @@ impl Observer for Screen {
     fn evaluated(&mut self, step: u64, evaluation: &Evaluation, best: bool) {
         let mark = if best { ", the best so far" } else { "" };
         let (loss, perplexity) = (evaluation.loss, evaluation.perplexity);
-        self.line(&format!("step {step}: validation loss {loss:.4}, perplexity {perplexity:.2}{mark}"));
+        let accuracy = accuracy(evaluation.masked_accuracy);
+        self.line(&format!(
+            "step {step}: validation loss {loss:.4}, perplexity {perplexity:.2}{accuracy}{mark}"
+        ));
     }
 
     fn notice(&mut self, message: &str) {

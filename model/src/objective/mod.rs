@@ -1,13 +1,18 @@
 //! Objectives: from blocks of tokens to what the model sees and what it must predict.
 
+mod masked;
+
+pub use masked::{Draw, Masking};
+
 use std::ops::Range;
 
 use handloom_engine::ops::cross_entropy::{IGNORE_INDEX, count_targets};
 use handloom_engine::tensor::Tensor;
 
-use crate::config::ObjectiveKind;
-use crate::data::{Blocks, Order};
+use crate::config::{ObjectiveKind, RunConfig};
+use crate::data::{Blocks, Frame, Layout, Order};
 use crate::error::Result;
+use crate::tokenizer::Tokenizer;
 
 /// What a model sees and what it must predict.
 pub struct Batch {
@@ -55,27 +60,85 @@ impl Batch {
         }
         Self::new(ids, &targets, time)
     }
+
+    /// A masked language model's batch: block numbers, each with the draws that mask it.
+    pub fn masked(
+        blocks: &Blocks,
+        rows: impl ExactSizeIterator<Item = (usize, Draw)>,
+        masking: &Masking,
+    ) -> Result<Self> {
+        let (batch, time) = (rows.len(), blocks.block());
+        let mut ids = vec![0i32; batch * time];
+        let mut targets = Vec::with_capacity(batch * time);
+        let mut seen = vec![1i32; batch * time];
+        for ((ids, seen), (block, draw)) in
+            ids.chunks_exact_mut(time).zip(seen.chunks_exact_mut(time)).zip(rows)
+        {
+            let used = blocks.fill(block, ids);
+            seen[used..].fill(0);
+            targets.extend(masking.apply(&mut ids[..used], draw));
+            targets.resize(targets.len() + time - used, IGNORE_INDEX);
+        }
+        let key_mask = seen.contains(&0).then(|| Tensor::from_slice(&seen, &[batch, time])).transpose()?;
+        Ok(Batch { key_mask, ..Self::new(&ids, &targets, time)? })
+    }
 }
 
 /// An objective with all it needs to make batches.
 pub enum Objective {
     /// Each token from those before it.
     Causal,
+    /// Some tokens from all the others.
+    Masked {
+        masking: Masking,
+        layout: Layout,
+        /// Of the training masks.
+        seed: u64,
+    },
 }
 
 impl Objective {
+    /// The objective of a run.
+    ///
+    /// # Errors
+    /// Those of [`Masking::new`] and [`Frame::of`].
+    pub fn new(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Self> {
+        match config.objective.kind {
+            ObjectiveKind::Clm => Ok(Objective::Causal),
+            ObjectiveKind::Mlm => {
+                let masking = Masking::new(&config.objective, tokenizer)?;
+                let frame = Frame::of(tokenizer)?;
+                let layout = if config.train.pack { Layout::Framed(frame) } else { Layout::Padded(frame) };
+                Ok(Objective::Masked { masking, layout, seed: config.train.seed })
+            }
+        }
+    }
+
+    /// How rows of data have to be laid out for it.
+    pub fn layout(&self) -> Layout {
+        match self {
+            Objective::Causal => Layout::Plain,
+            Objective::Masked { layout, .. } => *layout,
+        }
+    }
+
     /// Which objective this is.
     pub fn kind(&self) -> ObjectiveKind {
         match self {
             Objective::Causal => ObjectiveKind::Clm,
+            Objective::Masked { .. } => ObjectiveKind::Mlm,
         }
     }
 
     /// The batch of these rows of a run, rows counted over all epochs.
     pub fn training_batch(&self, blocks: &Blocks, order: &Order, rows: Range<u64>) -> Result<Batch> {
-        let numbers: Vec<usize> = rows.map(|row| order.block_of_row(row)).collect();
+        let numbered: Vec<(u64, usize)> = rows.map(|row| (row, order.block_of_row(row))).collect();
         match self {
-            Objective::Causal => Batch::causal(blocks, numbers.into_iter()),
+            Objective::Causal => Batch::causal(blocks, numbered.into_iter().map(|(_, block)| block)),
+            Objective::Masked { masking, seed, .. } => {
+                let draw = |(row, block)| (block, Draw::Training { seed: *seed, row });
+                Batch::masked(blocks, numbered.into_iter().map(draw), masking)
+            }
         }
     }
 
@@ -83,6 +146,10 @@ impl Objective {
     pub fn evaluation_batch(&self, blocks: &Blocks, numbers: Range<usize>) -> Result<Batch> {
         match self {
             Objective::Causal => Batch::causal(blocks, numbers),
+            Objective::Masked { masking, .. } => {
+                let draw = |block| (block, Draw::Evaluation { block: block as u64 });
+                Batch::masked(blocks, numbers.map(draw), masking)
+            }
         }
     }
 }

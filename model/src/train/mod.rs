@@ -15,7 +15,8 @@ use std::time::Instant;
 use handloom_engine::device::Device;
 use handloom_engine::storage;
 
-use crate::config::RunConfig;
+use crate::bert::Bert;
+use crate::config::{ModelKind, RunConfig};
 use crate::data::{Blocks, Order, Progress};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
@@ -102,9 +103,9 @@ impl Trainer {
         let saved = found.as_ref().map(|(_, _, state)| state.step);
 
         let tokenizer = Tokenizer::open(&config.tokenizer.name)?;
-        let train = config.data.open_train(&tokenizer, progress)?;
-        let valid = config.data.open_valid(&tokenizer, progress)?;
-        let objective = Objective::Causal;
+        let objective = Objective::new(&config, &tokenizer)?;
+        let train = config.data.open_train_as(objective.layout(), &tokenizer, progress)?;
+        let valid = config.data.open_valid_as(objective.layout(), &tokenizer, progress)?;
         let num_blocks = train.num_blocks();
         let (mut model, moments, state) = match found {
             Some((model, moments, state)) => {
@@ -218,6 +219,7 @@ impl Trainer {
                 }
                 measured.val_loss = Some(result.loss);
                 measured.val_ppl = Some(result.perplexity);
+                measured.val_masked_accuracy = result.masked_accuracy;
                 observer.evaluated(step, &result, improved);
                 evaluation = Some(result);
             }
@@ -268,12 +270,29 @@ fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Box<dyn Lang
                     config.data.block
                 )));
             }
+            if model.objective() != config.objective.kind {
+                return Err(Error::Run(format!(
+                    "{path}: {} is not trained with objective.kind = {:?}",
+                    model.describe(),
+                    format!("{:?}", config.objective.kind).to_lowercase()
+                )));
+            }
             Ok(model)
         }
         None => {
-            let mut model = Gpt2::new(config.gpt2(tokenizer.vocab_size(), tokenizer.end_of_text()))?;
-            model.initialise(config.model.init, config.train.seed)?;
-            Ok(Box::new(model))
+            let (vocab, init, seed) = (tokenizer.vocab_size(), config.model.init, config.train.seed);
+            match config.model.kind {
+                ModelKind::Gpt2 => {
+                    let mut model = Gpt2::new(config.gpt2(vocab, tokenizer.end_of_text()))?;
+                    model.initialise(init, seed)?;
+                    Ok(Box::new(model))
+                }
+                ModelKind::Bert => {
+                    let mut model = Bert::new(config.bert(vocab, tokenizer.token_to_id("[PAD]")))?;
+                    model.initialise(init, seed)?;
+                    Ok(Box::new(model))
+                }
+            }
         }
     }
 }

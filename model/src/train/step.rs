@@ -7,10 +7,10 @@ use handloom_engine::tensor::Tensor;
 use super::Trainer;
 use super::checkpoint::{Moments, State};
 use super::metrics::StepMetrics;
-use crate::config::{Decay, RunConfig};
+use crate::config::{Decay, ObjectiveKind, RunConfig};
 use crate::error::{Error, Result};
 use crate::layers::{DropoutSource, Forward};
-use crate::model::LanguageModel;
+use crate::model::{LanguageModel, Score};
 use crate::objective::Batch;
 
 /// Runs one step on `batches` and measures loss, rate and gradient norm. `steps` is the length of the run, for the
@@ -33,7 +33,7 @@ pub fn train_step(
     let scale = state.loss_scaler.map_or(1.0, |scaler| scaler.scale);
 
     // Every micro-batch's loss is divided by the tokens of all of them: the sum is the mean over the step.
-    let mut loss = 0.0;
+    let (mut loss, mut hits) = (0.0, 0);
     let mut grads: Vec<Option<Tensor>> = Vec::new();
     for batch in batches {
         let dropout = DropoutSource { seed: train.seed, step: state.micro_steps as u32 };
@@ -41,7 +41,8 @@ pub fn train_step(
         let tape = fwd.tape.clone().expect("bug in handloom-model: a training pass has a tape");
         let mut under_way = tape.gradients();
         fwd.weights.seed_gradients(&mut under_way, std::mem::take(&mut grads));
-        let part = model.score(&fwd, &batch, divisor)?.loss;
+        let Score { loss: part, hits: part_hits } = model.score(&fwd, &batch, divisor)?;
+        hits += part_hits;
         loss += part.item()? as f64;
         tape.backward(&part, Tensor::scalar(scale as f32), &mut under_way)?;
         grads = fwd.weights.take_gradients(&mut under_way);
@@ -82,10 +83,12 @@ pub fn train_step(
         adamw(&mut parameters, shared)?;
     }
     state.step += 1;
+    let masked = model.objective() == ObjectiveKind::Mlm;
     Ok(StepMetrics {
         step: state.step,
         loss: Some(loss),
         ppl: Some(loss.exp()),
+        masked_accuracy: masked.then(|| hits as f64 / counted.max(1) as f64),
         lr: Some(lr),
         grad_norm: Some(norm),
         loss_scale: state.loss_scaler.map(|scaler| scaler.scale),
