@@ -31,6 +31,8 @@ enum Command {
     Data(commands::data::DataArgs),
     /// Train tokenizers, encode and decode
     Tokenizer(commands::tokenizer::TokenizerArgs),
+    /// The table of ops: formulas, sources, test cases
+    Ops(commands::ops::OpsArgs),
     /// Measure speed
     Bench(commands::bench::BenchArgs),
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Fill(args) => commands::fill::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),
+        Command::Ops(args) => commands::ops::run(args),
         Command::Bench(args) => commands::bench::run(args),
     };
     match result {

@@ -18,6 +18,9 @@ use crate::tensor::Tensor;
 
 type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()> + Send>;
 
+/// The op name of a tensor to differentiate by.
+const LEAF: &str = "leaf";
+
 struct Node {
     op: &'static str,
     shape: Vec<usize>,
@@ -84,7 +87,7 @@ impl Tape {
     /// The same values as something to differentiate by. Its gradient is accumulated in `grad_dtype`: f32 for
     /// parameters in every precision, the tensor's own dtype for activations.
     pub fn leaf(&self, value: &Tensor, grad_dtype: DType) -> Tensor {
-        self.push("leaf", value, grad_dtype, None)
+        self.push(LEAF, value, grad_dtype, None)
     }
 
     /// Number of recorded tensors.
@@ -109,7 +112,8 @@ impl Tape {
     /// holds the gradients of the leaves, and the tape's closures are gone.
     ///
     /// # Errors
-    /// [`Error::Tape`] when `output` is not on this tape or `dout` has another shape; whatever an op's backward reports.
+    /// [`Error::Tape`] when `output` is not on this tape, `dout` has another shape, or a gradient reaches an op whose
+    /// backward has run already; whatever an op's backward reports.
     pub fn backward(&self, output: &Tensor, dout: Tensor, grads: &mut Gradients) -> Result<()> {
         let id = match &output.var {
             Some(var) if Weak::ptr_eq(&var.tape, &Arc::downgrade(&self.0)) => var.id,
@@ -138,7 +142,15 @@ impl Tape {
                 let node = &mut lock(&self.0).nodes[id];
                 (node.op, node.backward.take())
             };
-            let Some(backward) = backward else { return Ok(()) };
+            let Some(backward) = backward else {
+                return match grads.slots.get(id) {
+                    Some(Some(_)) if op != LEAF => Err(Error::Tape(format!(
+                        "the backward of {op} has run already and freed what it held; run forward again, \
+                         or add the losses and run backward once"
+                    ))),
+                    _ => Ok(()),
+                };
+            };
             match grads.take(Some(id)) {
                 Some(dout) => {
                     let _time = scope(op, Pass::Backward);

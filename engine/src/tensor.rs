@@ -106,8 +106,11 @@ impl Tensor {
         self.device
     }
 
-    /// Whether the elements lie row-major without gaps.
+    /// Whether the elements lie row-major without gaps; no elements do.
     pub fn is_contiguous(&self) -> bool {
+        if self.shape.contains(&0) {
+            return true;
+        }
         let mut expected = 1;
         for (&size, &stride) in self.shape.iter().zip(&self.strides).rev() {
             if size != 1 && stride != expected {
@@ -256,7 +259,9 @@ impl Tensor {
 
     /// A view with other shape and strides over the same storage; the caller answers for the bounds.
     pub(crate) fn view(&self, offset: usize, shape: Vec<usize>, strides: Vec<usize>) -> Self {
-        Tensor { offset: self.offset + offset, shape, strides, var: None, ..self.clone() }
+        // An empty view may start past the end: nothing is there to point to.
+        let offset = if shape.contains(&0) { 0 } else { self.offset + offset };
+        Tensor { offset, shape, strides, var: None, ..self.clone() }
     }
 
     /// Sizes of a rank-2 tensor.

@@ -6,6 +6,7 @@ mod download;
 pub mod eval;
 pub mod fill;
 pub mod generate;
+pub mod ops;
 pub mod output;
 mod progress;
 pub mod tokenizer;

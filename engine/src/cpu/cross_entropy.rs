@@ -22,6 +22,9 @@ pub fn forward<E: Float>(
     vocab: usize,
     ignore_index: i32,
 ) -> f64 {
+    if vocab == 0 {
+        return 0.0; // every target is ignored
+    }
     let losses: Vec<f64> = lse
         .par_iter_mut()
         .zip(logits.par_chunks_exact(vocab))
@@ -48,7 +51,7 @@ pub fn backward_in_place<E: Float>(
     ignore_index: i32,
     scale: f32,
 ) {
-    logits.par_chunks_exact_mut(vocab).zip(lse).zip(targets).for_each(|((row, &lse), &target)| {
+    logits.par_chunks_exact_mut(vocab.max(1)).zip(lse).zip(targets).for_each(|((row, &lse), &target)| {
         if target == ignore_index {
             row.fill(E::from_f32(0.0));
             return;

@@ -17,6 +17,9 @@ pub fn forward<E: Float>(out: &mut [E], ids: &[i32], weight: &[E], cols: usize) 
 /// dweight (V, C) += the rows of dout (N, C) at their ids. Rows of one id are added in their order: the tokens are
 /// sorted by id first (stably), and each run of equal ids belongs to one task.
 pub fn backward<G: Float, E: Float>(dweight: &mut [G], dout: &[E], ids: &[i32], cols: usize) {
+    if cols == 0 {
+        return;
+    }
     let mut order: Vec<u32> = (0..ids.len() as u32).collect();
     order.sort_by_key(|&n| ids[n as usize]);
     let mut rows: Vec<Option<&mut [G]>> = dweight.chunks_exact_mut(cols).map(Some).collect();

@@ -16,8 +16,9 @@ fn tanh_form(x: f32) -> (f32, f32) {
     let u = SQRT_2_OVER_PI * (CUBIC * x * x).mul_add(x, x);
     let gate = 1.0 / (1.0 + exp(-2.0 * u));
     let du = SQRT_2_OVER_PI * (3.0 * CUBIC * x).mul_add(x, 1.0);
-    // d gate / dx = 2 gate (1 - gate) du; where gate is 0 the product must be too, although x may be huge.
-    (x * gate, gate + x * (2.0 * gate * (1.0 - gate)) * du)
+    // d gate / dx = 2 gate (1 - gate) du; where gate is 0 or 1 it is 0, although du may have overflowed.
+    let slope = 2.0 * gate * (1.0 - gate);
+    (x * gate, gate + if slope == 0.0 { 0.0 } else { x * slope * du })
 }
 
 #[inline(always)]

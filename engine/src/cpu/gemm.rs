@@ -14,9 +14,9 @@ use crate::storage::Storage;
 
 /// Length of the multiply-add chains: each block of k is summed from zero, then added to the output.
 pub const KC: usize = 256;
-/// Rows of the output per task: with KC columns of the left operand they take 120 KiB of the 512 KiB or more of L2.
+/// Most rows of the output per task: with KC columns of the left operand they take 120 KiB of the 512 KiB or more of L2.
 const MC: usize = 120;
-/// Columns of the output per task: KC rows of them take 512 KiB.
+/// Most columns of the output per task: KC rows of them take 512 KiB.
 const NC: usize = 512;
 /// Columns of a register tile at the widest level: packed panels have this width at every level.
 pub const NR: usize = 32;
@@ -296,8 +296,15 @@ pub(super) fn gemm(
     // sets of a 4 KiB-per-way first-level cache.
     let a_in_place = a.col_stride == 1 && !(a.row_stride * size_of::<f32>()).is_multiple_of(2048);
 
+    // Tasks of equal size, so that no thread is left with a sliver while another has a whole one.
+    let (row_tasks, col_tasks) = (m.div_ceil(MC), n.div_ceil(NC));
+    let task_rows = m.div_ceil(row_tasks).next_multiple_of(MR);
+    let task_cols = n.div_ceil(col_tasks).next_multiple_of(NR);
+    let (row_tasks, col_tasks) = (m.div_ceil(task_rows), n.div_ceil(task_cols));
+    let place = |i: usize| (i % row_tasks * task_rows, i / row_tasks * task_cols);
+
     let task = |(row, col): (usize, usize)| {
-        let (rows, cols) = (MC.min(m - row), NC.min(n - col));
+        let (rows, cols) = (task_rows.min(m - row), task_cols.min(n - col));
         let mut a_block = if a_in_place { Vec::new() } else { vec![0.0f32; rows.next_multiple_of(MR) * KC] };
         for p in (0..k).step_by(KC) {
             let depth = KC.min(k - p);
@@ -337,8 +344,6 @@ pub(super) fn gemm(
             }
         }
     };
-    let (row_tasks, col_tasks) = (m.div_ceil(MC), n.div_ceil(NC));
-    let place = |i: usize| (i % row_tasks * MC, i / row_tasks * NC);
     match threads {
         Threads::All => (0..row_tasks * col_tasks).into_par_iter().map(place).for_each(task),
         Threads::One => (0..row_tasks * col_tasks).map(place).for_each(task),
@@ -349,12 +354,17 @@ pub(super) fn gemm(
 fn pack_left(block: &mut [f32], a: Mat<f32>, row: usize, rows: usize, first: usize, depth: usize) {
     for (strip, i) in block.chunks_exact_mut(MR * KC).zip((0..rows).step_by(MR)) {
         let count = MR.min(rows - i);
-        for (p, out) in strip.chunks_exact_mut(MR).enumerate().take(depth) {
-            let at = (row + i) * a.row_stride + (first + p) * a.col_stride;
-            if a.row_stride == 1 {
-                out[..count].copy_from_slice(&a.data[at..at + count]);
-            } else {
-                (0..count).for_each(|i| out[i] = a.data[at + i * a.row_stride]);
+        let start = (row + i) * a.row_stride + first * a.col_stride;
+        if a.row_stride == 1 {
+            for (p, out) in strip.chunks_exact_mut(MR).enumerate().take(depth) {
+                out[..count].copy_from_slice(&a.data[start + p * a.col_stride..][..count]);
+            }
+            continue;
+        }
+        for i in 0..count {
+            let row = &a.data[start + i * a.row_stride..];
+            for (p, out) in strip.chunks_exact_mut(MR).enumerate().take(depth) {
+                out[i] = row[p * a.col_stride];
             }
         }
     }

@@ -68,14 +68,21 @@ simd! {
 /// m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p = p (1 - lr wd) - lr m^/(sqrt(v^) + eps), m^ and v^ bias-corrected.
 ///
 /// # Errors
-/// [`Error::Shape`] and [`Error::DType`] when the tensors of a parameter do not belong together.
+/// [`Error::Shape`] and [`Error::DType`] when the tensors of a parameter do not belong together, [`Error::Value`]
+/// when a half-precision value has no master or `step` is 0.
 pub fn adamw(parameters: &mut [Parameter], step: Step) -> Result<()> {
     let _time = crate::profile::scope("adamw", crate::profile::Pass::Other);
     const OP: &str = "adamw";
+    if step.step == 0 {
+        return Err(Error::value(OP, "step is 0, but steps count from 1: bias correction would divide by 0"));
+    }
     for p in parameters.iter_mut() {
         super::same_shape(OP, "value", p.value, "grad", p.grad)?;
         super::same_shape(OP, "value", p.value, "m", p.m)?;
         super::same_shape(OP, "value", p.value, "v", p.v)?;
+        if let Some(master) = &p.master {
+            super::same_shape(OP, "value", p.value, "master", master)?;
+        }
         if p.value.dtype() != DType::F32 && p.master.is_none() {
             let message = format!("a {} parameter needs an f32 master", p.value.dtype());
             return Err(Error::value(OP, message));

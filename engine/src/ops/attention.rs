@@ -48,6 +48,16 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Res
     super::same_dtype(OP, "v", q, v)?;
     let sizes = Sizes { batch, heads, queries, keys, head_size };
     let mask = check(&sizes, options)?;
+    if q.numel() == 0 || k.numel() == 0 {
+        // Nothing attends, or nothing is there to be attended to: zeros, and zero gradients.
+        let inputs = [q, k, v].map(|x| (x.grad_id(), x.shape().to_vec(), x.dtype(), x.device()));
+        let out = Tensor::zeros(q.shape(), q.dtype(), q.device());
+        return Ok(record(OP, &[q, k, v], out, move |_, grads| {
+            inputs.into_iter().try_for_each(|(id, shape, dtype, device)| {
+                grads.add(id, Tensor::zeros(&shape, dtype, device))
+            })
+        }));
+    }
     let (q, k, v) = (with_contiguous_heads(q), with_contiguous_heads(k), with_contiguous_heads(v));
     let mut out = Tensor::empty(q.shape(), q.dtype(), q.device());
     let mut lse = vec![0.0f32; batch * heads * queries];
@@ -124,7 +134,8 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &Attention) -> Resu
         [part(0), part(1), part(2)]
     }
     if qkv.numel() == 0 {
-        return Ok(record(OP, &[&qkv], out, |_, _| Ok(())));
+        let (id, saved) = (qkv.grad_id(), qkv.detach());
+        return Ok(record(OP, &[&qkv], out, move |_, grads| grads.add(id, saved)));
     }
     dispatch_float!(qkv.dtype(), OP, "qkv", |E| {
         let [q, k, v] = parts(qkv.slice::<E>()?, time, cols);

@@ -64,6 +64,9 @@ pub fn linear_cross_entropy_scored(
             let message = format!("bias is {:?}, weight {:?} needs [{vocab}]", bias.shape(), weight.shape());
             return Err(Error::shape(OP, message));
         }
+        if cols == 0 {
+            return Err(Error::shape(OP, format!("inp {:?} has no columns; a bias needs some", inp.shape())));
+        }
     }
     let targets = checked_targets(OP, targets, rows, vocab)?;
     let factor = loss_factor(&targets, divisor);
@@ -92,7 +95,8 @@ pub fn linear_cross_entropy_scored(
             };
             let bias = wide_bias.as_ref().map(Tensor::slice).transpose()?;
             let (inp, weight) = (wide_inp.slice()?, wide_weight.slice()?);
-            kernel::forward_backward(inp, weight, bias, &targets, cols, IGNORE_INDEX, factor as f32, grads)
+            let (factor, ignored) = (factor as f32, IGNORE_INDEX);
+            kernel::forward_backward(inp, weight, bias, &targets, vocab, cols, ignored, factor, grads)
         }
     };
     let hits = totals.hits;

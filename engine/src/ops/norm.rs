@@ -38,7 +38,8 @@ pub fn global_norm<'a>(grads: impl IntoIterator<Item = &'a Tensor>) -> Result<f6
 }
 
 /// The factor that brings a gradient of norm `norm` down to `max_norm` (Pascanu, Mikolov, Bengio 2013): 1 when it is within,
-/// or when `max_norm` is 0 (clipping off). Like PyTorch, divides by norm + 1e-6.
+/// or when `max_norm` is 0 (clipping off). Like PyTorch, divides by norm + 1e-6. NaN stays NaN.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
-    if max_norm <= 0.0 { 1.0 } else { (max_norm / (norm + 1e-6)).min(1.0) }
+    let factor = max_norm / (norm + 1e-6);
+    if max_norm <= 0.0 || factor > 1.0 { 1.0 } else { factor }
 }

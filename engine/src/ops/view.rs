@@ -44,8 +44,9 @@ pub fn transpose(inp: &Tensor, dim0: usize, dim1: usize) -> Result<Tensor> {
 /// # Errors
 /// [`Error::Shape`] when the range leaves the dimension.
 pub fn narrow(inp: &Tensor, dim: usize, start: usize, len: usize) -> Result<Tensor> {
-    if dim >= inp.rank() || start + len > inp.shape()[dim] {
-        let message = format!("{start}..{} along dimension {dim} leaves {:?}", start + len, inp.shape());
+    let end = start.saturating_add(len);
+    if dim >= inp.rank() || end > inp.shape()[dim] {
+        let message = format!("{start}..{end} along dimension {dim} leaves {:?}", inp.shape());
         return Err(Error::shape("narrow", message));
     }
     let (mut shape, strides) = (inp.shape().to_vec(), inp.strides().to_vec());

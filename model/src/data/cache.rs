@@ -1,6 +1,6 @@
 //! The token cache: a file of ids that is memory-mapped, made once per content and tokenizer.
 //!
-//! Layout in docs/formats.md. A file is written under a temporary name, flushed to the disk and renamed, so a
+//! Layout in docs/src/formats.md. A file is written under a temporary name, flushed to the disk and renamed, so a
 //! reader sees a whole file or none, and two processes that build the same one do no harm: the last rename wins and both
 //! files are equal. Opening checks everything, the payload's hash included.
 

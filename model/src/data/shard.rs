@@ -1,5 +1,5 @@
 //! Token shards in llm.c's `.bin` format: 256 little-endian int32 (magic, version, token count, zeros), then the
-//! tokens as little-endian uint16. docs/formats.md has the table.
+//! tokens as little-endian uint16. docs/src/formats.md has the table.
 
 use std::fs::File;
 use std::io::Write;

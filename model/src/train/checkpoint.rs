@@ -2,7 +2,7 @@
 //!
 //! A checkpoint is a directory `checkpoints/step-NNNNNN`: a model directory ([`crate::huggingface`]) with the optimizer's
 //! state and the run's position beside it, and a manifest of every file's size and BLAKE3 hash. It is written under another
-//! name, flushed, and renamed: it is there whole or not at all. docs/formats.md describes the files.
+//! name, flushed, and renamed: it is there whole or not at all. docs/src/formats.md describes the files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,37 +1,27 @@
-//! `handloom bench`: measures, with the machine and the method named beside the figures.
+//! `handloom bench train`.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use handloom_engine::philox::Stream;
 use handloom_engine::profile::{self, Pass};
 use handloom_engine::{cpu::simd, storage};
 use handloom_model::config::RunConfig;
 use handloom_model::gpt2::Gpt2;
 use handloom_model::objective::Batch;
+use handloom_model::params::Precision;
 use handloom_model::train::checkpoint::{Moments, State};
 use handloom_model::train::loss_scaler::LossScaler;
 use handloom_model::train::train_step;
 use serde_json::json;
 
-use super::CommandResult;
+use super::peak_rss_bytes;
+use crate::commands::CommandResult;
 
-/// Arguments of `handloom bench`.
+/// Arguments of `handloom bench train`.
 #[derive(Args, Debug)]
-pub struct BenchArgs {
-    #[command(subcommand)]
-    command: BenchCommand,
-}
-
-#[derive(Subcommand, Debug)]
-enum BenchCommand {
-    /// A training step, on random tokens: time, tokens/s, memory, and where the time goes op by op
-    Train(BenchTrainArgs),
-}
-
-#[derive(Args, Debug)]
-struct BenchTrainArgs {
+pub struct BenchTrainArgs {
     /// Sizes and precision; without one, GPT-2's textbook case: width 256, 4 layers, 50,257 tokens, 16 x 128
     #[arg(value_name = "CONFIG.toml")]
     config: Option<PathBuf>,
@@ -53,13 +43,7 @@ struct BenchTrainArgs {
 }
 
 /// Runs the command.
-pub fn run(args: BenchArgs) -> CommandResult {
-    match args.command {
-        BenchCommand::Train(args) => bench_train(args),
-    }
-}
-
-fn bench_train(args: BenchTrainArgs) -> CommandResult {
+pub fn run(args: BenchTrainArgs) -> CommandResult {
     let config = match &args.config {
         Some(path) => RunConfig::load(Some(path), &args.set)?,
         None => RunConfig::from_toml("", "the textbook case", &args.set)?,
@@ -71,7 +55,7 @@ fn bench_train(args: BenchTrainArgs) -> CommandResult {
     model.initialise(config.model.init, config.train.seed)?;
     model.params.set_precision(config.train.precision)?;
     let mut moments = Moments::zeros(&model);
-    let fp16 = config.train.precision == handloom_model::params::Precision::Fp16;
+    let fp16 = config.train.precision == Precision::Fp16;
     let mut state = State { loss_scaler: fp16.then(LossScaler::default), ..State::default() };
 
     let (batch, time) = (config.train.batch, config.data.block);
@@ -167,11 +151,4 @@ fn bench_train(args: BenchTrainArgs) -> CommandResult {
     }
     println!("{:<22} {:<9} {:>6} {sum:>9.2}   (mean step {:.2} ms)", "sum", "", "", profiled * 1e3 / steps);
     Ok(())
-}
-
-/// The process's largest resident memory, where the system tells.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kb| kb * 1024)
 }

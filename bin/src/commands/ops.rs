@@ -1,0 +1,40 @@
+//! `handloom ops`: the table of ops, from their cards.
+
+use clap::Args;
+use handloom_engine::cards;
+use serde_json::json;
+
+use super::CommandResult;
+
+/// Arguments of `handloom ops`.
+#[derive(Args, Debug)]
+pub struct OpsArgs {
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: OpsArgs) -> CommandResult {
+    for card in cards::ALL {
+        if args.json {
+            let cases: Vec<_> =
+                card.cases.iter().map(|case| json!({ "sizes": case.sizes, "why": case.why })).collect();
+            let report = json!({
+                "op": card.op, "name": card.name, "formula": card.formula, "source": card.source,
+                "size_names": card.size_names, "cases": cases,
+            });
+            println!("{report}");
+        } else {
+            println!("{:<30} {}", card.name, card.formula);
+            println!(
+                "{:<30} sizes {}; {} test cases; {}",
+                "",
+                card.size_names,
+                card.cases.len(),
+                card.source
+            );
+        }
+    }
+    Ok(())
+}
