@@ -10,7 +10,8 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
-pub mod gelu;
+mod gather;
+mod gelu;
 pub mod layernorm;
 pub mod linear;
 pub mod matmul;
@@ -233,8 +234,10 @@ pub static ALL: &[&Card] = &[
     &attention::PACKED,
     &attention::PACKED_MASKED,
     &embedding::CARD,
+    &gather::CARD,
     &dropout::CARD,
     &cross_entropy::CARD,
     &cross_entropy::LINEAR,
     &cross_entropy::LINEAR_DIVISOR,
+    &cross_entropy::LINEAR_BIAS,
 ];

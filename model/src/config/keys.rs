@@ -14,7 +14,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("model", "tie_embeddings", "use the token embedding as output matrix"),
     ("model", "init", "gpt2 | xavier | he | inverse_sqrt_width"),
     ("model", "init_std", "standard deviation of init = gpt2"),
-    ("tokenizer", "name", "gpt2, austen, austen-2048, or a path"),
+    ("tokenizer", "name", "gpt2, austen, austen-2048, austen-wordpiece, or a path"),
     ("data", "train", "list of sources: embedded:austen, text, .jsonl or .bin files"),
     ("data", "valid", "the same for validation; empty for none"),
     ("data", "block", "tokens per row"),
