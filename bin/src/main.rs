@@ -25,6 +25,8 @@ enum Command {
     Eval(commands::eval::EvalArgs),
     /// Continue a prompt
     Generate(commands::generate::GenerateArgs),
+    /// What a masked language model expects at each [MASK] of a text
+    Fill(commands::fill::FillArgs),
     /// Prepare, inspect and download data
     Data(commands::data::DataArgs),
     /// Train tokenizers, encode and decode
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Fill(args) => commands::fill::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),
         Command::Ops(args) => commands::ops::run(args),

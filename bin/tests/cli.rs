@@ -217,7 +217,10 @@ fn eval_gives_loss_and_perplexity() {
     let message = place.error(&["eval", "--model", "nowhere"]);
     assert!(message.starts_with("nowhere is not a model: "), "{message}");
     let message = place.error(&["eval", "--model", "run", "--set", "train.batch=3"]);
-    assert_eq!(message, "--set train.batch=3: only keys of [data] can be set here");
+    assert_eq!(
+        message,
+        "--set train.batch=3: only keys of [data], [objective] and train.pack can be set here"
+    );
     let message = place.error(&["eval", "--model", "run", "--data", "valid.txt", "--batch", "0"]);
     assert_eq!(message, "--batch is 0, expected at least 1");
     let message =

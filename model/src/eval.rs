@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
+use crate::config::ObjectiveKind;
 use crate::data::Blocks;
 use crate::error::Result;
-use crate::gpt2::Gpt2;
 use crate::layers::Forward;
-use crate::objective::Batch;
+use crate::model::LanguageModel;
+use crate::objective::Objective;
 
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -17,26 +18,34 @@ pub struct Evaluation {
     pub perplexity: f64,
     /// Predicted tokens.
     pub tokens: usize,
+    /// Of a masked language model: the share of predicted tokens that got the largest logit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masked_accuracy: Option<f64>,
 }
 
 /// Evaluates on all blocks, `batch` rows at a time. Dropout is off; the result does not depend on `batch` beyond rounding.
 /// `on_batch(done, all)` is told the rows done.
 pub fn evaluate(
-    model: &Gpt2,
+    model: &dyn LanguageModel,
+    objective: &Objective,
     blocks: &Blocks,
     batch: usize,
     mut on_batch: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
-    let fwd = Forward::inference(&model.params);
-    let (mut total, mut tokens) = (0.0f64, 0);
+    let fwd = Forward::inference(model.params());
+    let (mut total, mut tokens, mut hits) = (0.0f64, 0, 0);
     for first in (0..blocks.num_blocks()).step_by(batch) {
         let rows = first..(first + batch).min(blocks.num_blocks());
         on_batch(rows.end, blocks.num_blocks());
-        let batch = Batch::causal(blocks, rows)?;
-        let loss = model.loss(&fwd, &batch.ids, &batch.targets, None)?.item()?;
-        total += loss as f64 * batch.counted as f64;
+        let batch = objective.evaluation_batch(blocks, rows)?;
+        let score = model.score(&fwd, &batch, None)?;
+        total += score.loss.item()? as f64 * batch.counted as f64;
         tokens += batch.counted;
+        hits += score.hits;
     }
-    let loss = total / tokens as f64;
-    Ok(Evaluation { loss, perplexity: loss.exp(), tokens })
+    let per_token = |sum: f64| sum / tokens.max(1) as f64;
+    let loss = per_token(total);
+    let masked = objective.kind() == ObjectiveKind::Mlm;
+    let masked_accuracy = masked.then(|| per_token(hits as f64));
+    Ok(Evaluation { loss, perplexity: loss.exp(), tokens, masked_accuracy })
 }

@@ -13,8 +13,11 @@ use handloom_engine::dtype::Float;
 use handloom_engine::tensor::Tensor;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
+use crate::bert::{Bert, BertConfig};
 use crate::error::{Error, Result};
-use crate::gpt2::{Gpt2, Gpt2Config};
+use crate::gpt2::Gpt2;
+use crate::model::LanguageModel;
+use crate::params::Params;
 use crate::tokenizer::Tokenizer;
 
 /// File names inside a model directory.
@@ -67,11 +70,11 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] naming the file.
-pub fn save(dir: &Path, model: &Gpt2, tokenizer: &Tokenizer) -> Result<()> {
-    let config =
-        serde_json::to_string_pretty(&model.config).expect("bug in handloom-model: the config is JSON");
-    write_text(&dir.join(CONFIG), &config)?;
-    write_tensors(&dir.join(WEIGHTS), model.params.iter().map(|p| (p.name.clone(), p.master())))?;
+pub fn save(dir: &Path, model: &dyn LanguageModel, tokenizer: &Tokenizer) -> Result<()> {
+    write_text(&dir.join(CONFIG), &model.config_json())?;
+    let params = model.params().iter().map(|p| (p.name.clone(), p.master()));
+    let kept = model.kept().iter().map(|(name, tensor)| (name.clone(), tensor));
+    write_tensors(&dir.join(WEIGHTS), params.chain(kept))?;
     tokenizer.save(dir)?;
     Ok(())
 }
@@ -81,23 +84,134 @@ pub fn save(dir: &Path, model: &Gpt2, tokenizer: &Tokenizer) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] for a missing file; [`Error::File`] for one that is damaged, of another architecture, or whose tensors do
 /// not fit the configuration: nothing is guessed.
-pub fn load_model(dir: &Path) -> Result<Gpt2> {
-    let path = dir.join(CONFIG);
-    let text = std::fs::read_to_string(&path).map_err(Error::io("cannot read model configuration", &path))?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not valid JSON: {e}")))?;
-    match json.get("model_type").and_then(|v| v.as_str()) {
-        Some("gpt2") => {}
-        Some(other) => {
-            return Err(Error::file(&path, format!("model_type is {other:?}; supported: \"gpt2\"")));
-        }
-        None => return Err(Error::file(&path, "has no model_type; expected a Hugging Face config.json")),
+pub fn load(dir: &Path) -> Result<Box<dyn LanguageModel>> {
+    let config = ModelConfig::read(dir)?;
+    match &*config.model_type {
+        "gpt2" => Ok(Box::new(load_gpt2(dir, config)?)),
+        "bert" => Ok(Box::new(load_bert_as(dir, config)?)),
+        _ => Err(config.unsupported("\"gpt2\", \"bert\"")),
     }
-    let config: Gpt2Config = serde_json::from_value(json)
-        .map_err(|e| Error::file(&path, format!("does not describe a GPT-2: {e}")))?;
-    let mut model = Gpt2::new(config).map_err(|e| Error::file(&path, e.to_string()))?;
-    load_weights(dir, &mut model)?;
+}
+
+/// As [`load`], for what only GPT-2 does.
+///
+/// # Errors
+/// As [`load`]; another architecture is one.
+pub fn load_model(dir: &Path) -> Result<Gpt2> {
+    let config = ModelConfig::read(dir)?;
+    match &*config.model_type {
+        "gpt2" => load_gpt2(dir, config),
+        _ => Err(config.unsupported("\"gpt2\"")),
+    }
+}
+
+/// As [`load`], for what only BERT does. A file without a masked-language-model head gives a bare encoder.
+///
+/// # Errors
+/// As [`load`]; another architecture is one.
+pub fn load_bert(dir: &Path) -> Result<Bert> {
+    let config = ModelConfig::read(dir)?;
+    match &*config.model_type {
+        "bert" => load_bert_as(dir, config),
+        _ => Err(config.unsupported("\"bert\"")),
+    }
+}
+
+/// A `config.json` that names its architecture.
+struct ModelConfig {
+    path: PathBuf,
+    model_type: String,
+    json: serde_json::Value,
+}
+
+impl ModelConfig {
+    fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
+        let text =
+            std::fs::read_to_string(&path).map_err(Error::io("cannot read model configuration", &path))?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("is not valid JSON: {e}")))?;
+        match json.get("model_type").and_then(|v| v.as_str()) {
+            Some(kind) => Ok(ModelConfig { model_type: kind.to_owned(), path, json }),
+            None => Err(Error::file(&path, "has no model_type; expected a Hugging Face config.json")),
+        }
+    }
+
+    fn unsupported(&self, supported: &str) -> Error {
+        Error::file(&self.path, format!("model_type is {:?}; supported: {supported}", self.model_type))
+    }
+
+    /// The configuration of `model`, which has an article.
+    fn parse<T: serde::de::DeserializeOwned>(self, model: &str) -> Result<T> {
+        serde_json::from_value(self.json)
+            .map_err(|e| Error::file(&self.path, format!("does not describe {model}: {e}")))
+    }
+}
+
+fn load_gpt2(dir: &Path, config: ModelConfig) -> Result<Gpt2> {
+    let path = config.path.clone();
+    let mut model = Gpt2::new(config.parse("a GPT-2")?).map_err(|e| Error::file(&path, e.to_string()))?;
+    let tied = model.config.tie_word_embeddings;
+    let transposed = "; GPT-2 stores Conv1D weights as (in, out)";
+    load_weights(dir, &mut model.params, transposed, |name| {
+        // Older files leave the prefix out, and carry causal masks as buffers.
+        let full = if name.starts_with("transformer.") || name == "lm_head.weight" {
+            name.to_owned()
+        } else {
+            format!("transformer.{name}")
+        };
+        let is_mask = full.ends_with(".attn.bias") || full.ends_with(".attn.masked_bias");
+        if is_mask || (tied && full == "lm_head.weight") { Place::Skip } else { Place::Param(full) }
+    })?;
     Ok(model)
+}
+
+const HEAD: &str = "cls.predictions.";
+
+fn load_bert_as(dir: &Path, config: ModelConfig) -> Result<Bert> {
+    let path = config.path.clone();
+    let config: BertConfig = config.parse("a BERT")?;
+    let tied = config.tie_word_embeddings;
+    let mut has_head = false;
+    for file in weight_files(dir)? {
+        read_tensors(&file, |name, _, _| {
+            has_head |= name.starts_with(HEAD);
+            Ok(())
+        })?;
+    }
+    let model = if has_head { Bert::new(config) } else { Bert::encoder(config) };
+    let mut model = model.map_err(|e| Error::file(&path, e.to_string()))?;
+    let kept = load_weights(dir, &mut model.params, "", |name| {
+        let prefixed = ["bert.", "cls."].iter().any(|prefix| name.starts_with(prefix));
+        let full = if prefixed { name.to_owned() } else { format!("bert.{name}") };
+        // TensorFlow's names, in older files.
+        let full =
+            full.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+        let decoder = full.strip_prefix("cls.predictions.decoder.");
+        if full.starts_with("bert.pooler.") {
+            Place::Keep(full)
+        } else if full == "bert.embeddings.position_ids"
+            || full.starts_with("cls.seq_relationship.")
+            // The bias is stored once more under the decoder's name.
+            || decoder == Some("bias")
+            || (tied && decoder == Some("weight"))
+        {
+            Place::Skip
+        } else {
+            Place::Param(full)
+        }
+    })?;
+    model.kept = kept;
+    Ok(model)
+}
+
+/// Where a tensor of a file belongs.
+enum Place {
+    /// The parameter of this name.
+    Param(String),
+    /// Beside the parameters, under this name: see [`LanguageModel::kept`].
+    Keep(String),
+    Skip,
 }
 
 /// The weight files of a directory: one, or those an index names.
@@ -116,32 +230,33 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
-fn load_weights(dir: &Path, model: &mut Gpt2) -> Result<()> {
-    let tied = model.config.tie_word_embeddings;
-    let mut missing: BTreeMap<String, ()> = model.params.iter().map(|p| (p.name.clone(), ())).collect();
+/// Reads every parameter; `place` says what each tensor of the files is. Returns those to keep. `transposed` follows the
+/// message about a matrix that is the wrong way round.
+fn load_weights(
+    dir: &Path,
+    params: &mut Params,
+    transposed: &str,
+    place: impl Fn(&str) -> Place,
+) -> Result<Vec<(String, Tensor)>> {
+    let mut kept = Vec::new();
+    let mut missing: BTreeMap<String, ()> = params.iter().map(|p| (p.name.clone(), ())).collect();
     for path in weight_files(dir)? {
         read_tensors(&path, |name, shape, values| {
-            // Older files leave the prefix out, and carry causal masks as buffers.
-            let full = if name.starts_with("transformer.") || name == "lm_head.weight" {
-                name.to_owned()
-            } else {
-                format!("transformer.{name}")
+            let full = match place(name) {
+                Place::Param(full) => full,
+                Place::Skip => return Ok(()),
+                Place::Keep(full) => {
+                    kept.push((full, Tensor::from_slice(&values()?, shape)?));
+                    return Ok(());
+                }
             };
-            let is_mask = full.ends_with(".attn.bias") || full.ends_with(".attn.masked_bias");
-            if is_mask || (tied && full == "lm_head.weight") {
-                return Ok(());
-            }
-            let Some(param) = model.params.by_name(&full) else {
+            let Some(param) = params.by_name(&full) else {
                 let problem = format!("holds {name} {shape:?}, which the model of {CONFIG} does not have");
                 return Err(Error::file(&path, problem));
             };
             if param.value.shape() != shape {
                 let wanted = param.value.shape();
-                let hint = if shape.iter().rev().eq(wanted) && shape.len() == 2 {
-                    "; GPT-2 stores Conv1D weights as (in, out)"
-                } else {
-                    ""
-                };
+                let hint = if shape.iter().rev().eq(wanted) && shape.len() == 2 { transposed } else { "" };
                 return Err(Error::file(
                     &path,
                     format!("{name} is {shape:?}, the model wants {wanted:?}{hint}"),
@@ -154,7 +269,7 @@ fn load_weights(dir: &Path, model: &mut Gpt2) -> Result<()> {
         })?;
     }
     match missing.keys().next() {
-        None => Ok(()),
+        None => Ok(kept),
         Some(name) => {
             let problem = format!("lacks {} of the model's tensors, the first {name}", missing.len());
             Err(Error::file(&dir.join(WEIGHTS), problem))

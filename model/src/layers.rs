@@ -82,6 +82,14 @@ impl Linear {
         Linear { weight, bias: Some(bias), layout: WeightLayout::InOut }
     }
 
+    /// PyTorch's Linear: weight (out, in).
+    pub(crate) fn dense(params: &mut Params, name: &str, fan_in: usize, fan_out: usize) -> Self {
+        let kind = Kind::Weight { fan_in, fan_out };
+        let weight = params.add(format!("{name}.weight"), kind, &[fan_out, fan_in]);
+        let bias = params.add(format!("{name}.bias"), Kind::Bias, &[fan_out]);
+        Linear { weight, bias: Some(bias), layout: WeightLayout::OutIn }
+    }
+
     pub fn forward(&self, weights: &Weights, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
         let bias = self.bias.map(|bias| weights.get(bias));
         ops::matmul::linear(x, weights.get(self.weight), bias, self.layout, epilogue)

@@ -242,7 +242,10 @@ fn errors_say_what_is_wrong() {
     );
     assert!(message("vocab.txt", b"one\ntwo\n").contains("no [UNK] among its 2 lines"));
     let missing = Tokenizer::open("gpt-2").unwrap_err().to_string();
-    assert!(missing.contains("the embedded tokenizers are austen, austen-2048, gpt2"), "{missing}");
+    assert!(
+        missing.contains("the embedded tokenizers are austen, austen-2048, austen-wordpiece, gpt2"),
+        "{missing}"
+    );
     let empty = tempfile::tempdir().unwrap();
     let error = Tokenizer::load(empty.path()).unwrap_err().to_string();
     assert!(error.contains("neither tokenizer.json nor vocab.txt"), "{error}");

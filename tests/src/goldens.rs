@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use handloom_engine::tensor::Tensor;
 use handloom_model::gpt2::Gpt2;
 use handloom_model::huggingface;
 use handloom_model::objective::Batch;
@@ -94,10 +93,5 @@ impl Golden {
 
 /// A batch of rows of `time` tokens; targets below 0 do not count.
 pub fn batch(ids: &[i32], targets: &[i32], time: usize) -> Batch {
-    let shape = [ids.len() / time, time];
-    Batch {
-        ids: Tensor::from_slice(ids, &shape).expect("whole rows"),
-        targets: Tensor::from_slice(targets, &shape).expect("whole rows"),
-        counted: targets.iter().filter(|target| **target >= 0).count(),
-    }
+    Batch::new(ids, targets, time).expect("whole rows")
 }

@@ -32,7 +32,7 @@ enum DataCommand {
 
 #[derive(Args, Debug)]
 struct Common {
-    /// gpt2, austen, austen-2048, or the path of a tokenizer
+    /// gpt2, austen, austen-2048, austen-wordpiece, or the path of a tokenizer
     #[arg(long, default_value = "austen", value_name = "NAME|PATH")]
     tokenizer: String,
     /// Directory of the token cache [default: $HANDLOOM_CACHE or the platform's cache directory]

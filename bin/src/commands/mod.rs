@@ -4,6 +4,7 @@ pub mod bench;
 pub mod data;
 mod download;
 pub mod eval;
+pub mod fill;
 pub mod generate;
 pub mod ops;
 pub mod output;

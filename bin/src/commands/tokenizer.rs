@@ -56,7 +56,7 @@ enum Kind {
 
 #[derive(Args, Debug)]
 struct EncodeArgs {
-    /// gpt2, austen, austen-2048, or the path of a tokenizer
+    /// gpt2, austen, austen-2048, austen-wordpiece, or the path of a tokenizer
     #[arg(long, default_value = "gpt2", value_name = "NAME|PATH")]
     tokenizer: String,
     /// Print each id with its token, one a line
@@ -68,7 +68,7 @@ struct EncodeArgs {
 
 #[derive(Args, Debug)]
 struct DecodeArgs {
-    /// gpt2, austen, austen-2048, or the path of a tokenizer
+    /// gpt2, austen, austen-2048, austen-wordpiece, or the path of a tokenizer
     #[arg(long, default_value = "gpt2", value_name = "NAME|PATH")]
     tokenizer: String,
     /// Leave special tokens out
@@ -81,7 +81,7 @@ struct DecodeArgs {
 
 #[derive(Args, Debug)]
 struct InspectArgs {
-    /// gpt2, austen, austen-2048, or the path of a tokenizer
+    /// gpt2, austen, austen-2048, austen-wordpiece, or the path of a tokenizer
     #[arg(value_name = "NAME|PATH")]
     tokenizer: String,
 }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use handloom_model::config::{KEYS, RunConfig};
+use handloom_model::config::{KEYS, ObjectiveKind, RunConfig};
 use handloom_model::eval::Evaluation;
+use handloom_model::fill::fill;
 use handloom_model::generate::{Sampling, generate};
 use handloom_model::huggingface;
 use handloom_model::train::metrics::StepMetrics;
@@ -125,12 +126,9 @@ fn install_stop(stop: Arc<AtomicBool>) -> Result<(), ctrlc::Error> {
 fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
     let model = &trainer.model;
     say(format_args!(
-        "model      GPT-2, {} layers, {} heads, width {}, context {}: {:.2} M parameters, {:?}",
-        model.config.n_layer,
-        model.config.n_head,
-        model.config.n_embd,
-        model.config.n_positions,
-        model.params.numel() as f64 / 1e6,
+        "model      {}: {:.2} M parameters, {:?}",
+        model.describe(),
+        model.params().numel() as f64 / 1e6,
         config.train.precision,
     ));
     say(format_args!("tokenizer  {}, {} tokens", config.tokenizer.name, trainer.tokenizer.vocab_size()));
@@ -147,6 +145,11 @@ fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
     }
 }
 
+/// ", masked accuracy 12.34 %", where there is one.
+fn accuracy(share: Option<f64>) -> String {
+    share.map(|share| format!(", masked accuracy {:.2} %", 100.0 * share)).unwrap_or_default()
+}
+
 fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome) -> CommandResult {
     if outcome.interrupted {
         say(format_args!(
@@ -158,8 +161,11 @@ fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome
     }
     if let Some(evaluation) = &outcome.evaluation {
         say(format_args!(
-            "validation loss {:.4}, perplexity {:.2} over {} tokens",
-            evaluation.loss, evaluation.perplexity, evaluation.tokens
+            "validation loss {:.4}, perplexity {:.2}{} over {} tokens",
+            evaluation.loss,
+            evaluation.perplexity,
+            accuracy(evaluation.masked_accuracy),
+            evaluation.tokens
         ));
     }
     if let Some(best) = outcome.best.filter(|best| best.step != outcome.steps) {
@@ -167,6 +173,14 @@ fn conclude(trainer: &Trainer, config: &RunConfig, dir: &Path, outcome: &Outcome
     }
     say(format_args!("checkpoint {}", outcome.checkpoint.display()));
     if !config.train.sample_prompt.is_empty() && config.train.sample_tokens > 0 {
+        if trainer.model.objective() == ObjectiveKind::Mlm {
+            let best = huggingface::load_bert(&huggingface::resolve(dir)?)?;
+            let masks = fill(&best, &trainer.tokenizer, &config.train.sample_prompt, 5)?;
+            say("");
+            super::fill::print(&mut std::io::stdout(), &config.train.sample_prompt, &masks)?;
+            say(format_args!("\nmore: handloom fill --model {} --text \"... [MASK] ...\"", dir.display()));
+            return Ok(());
+        }
         // The best checkpoint's text, which is what `handloom generate --model RUN` gives too.
         let best = huggingface::load_model(&huggingface::resolve(dir)?)?;
         // A little colder than the default of `generate`: a first text should be readable.
@@ -248,7 +262,10 @@ impl Observer for Screen {
     fn evaluated(&mut self, step: u64, evaluation: &Evaluation, best: bool) {
         let mark = if best { ", the best so far" } else { "" };
         let (loss, perplexity) = (evaluation.loss, evaluation.perplexity);
-        self.line(&format!("step {step}: validation loss {loss:.4}, perplexity {perplexity:.2}{mark}"));
+        let accuracy = accuracy(evaluation.masked_accuracy);
+        self.line(&format!(
+            "step {step}: validation loss {loss:.4}, perplexity {perplexity:.2}{accuracy}{mark}"
+        ));
     }
 
     fn notice(&mut self, message: &str) {

@@ -3,7 +3,7 @@
 use super::{Array, Card, Case, Input, Pattern, Values, case};
 use crate::error::Result;
 use crate::ops::cross_entropy::{IGNORE_INDEX, cross_entropy};
-use crate::ops::linear_cross_entropy::linear_cross_entropy;
+use crate::ops::linear_cross_entropy::{linear_cross_entropy, linear_cross_entropy_scored};
 use crate::philox::Reader;
 use crate::tensor::Tensor;
 
@@ -148,3 +148,47 @@ pub static LINEAR_DIVISOR: Card = linear_card(
     |_, x| linear_cross_entropy(&x[0], &x[1], &x[2], Some(DIVISOR)),
     |case, x| linear_reference(case, x, Some(DIVISOR)),
 );
+
+pub static LINEAR_BIAS: Card = Card {
+    op: "linear_cross_entropy",
+    name: "linear_cross_entropy_bias",
+    formula: "out = cross_entropy(inp weight^T + bias, targets)",
+    source: "definition",
+    size_names: "N V C",
+    cases: &[
+        case(&[0, 5, 3], "no rows: loss and gradients 0"),
+        case(&[3, 0, 5], "no vocabulary, nothing counted: 0"),
+        case(&[1, 1, 1], "one token"),
+        case(&[17, 31, 15], "around the vector width"),
+        case(&[513, 13, 5], "one row into the second chunk: the gradients of weight and bias accumulate"),
+        case(&[1030, 7, 3], "three chunks, some targets ignored").pattern(Pattern::Some),
+        case(&[5, 253, 3], "one word into the second block: its bias is not the first one's"),
+        case(&[3, 8200, 2], "more blocks than parts: a part's blocks share its bias gradient"),
+        case(&[19, 17, 5], "all targets ignored: loss and gradients 0").pattern(Pattern::All),
+        case(&[9, 17, 5], "large logits").values(Values::Scaled(20.0)).condition(8.0),
+    ],
+    bench: case(&[307, 30522, 256], "BERT's head on the chosen rows"),
+    inputs: |case, reader| {
+        let [n, v, c] = *case.sizes else { unreachable!("the card's cases have three sizes") };
+        let inp = Input::activation(case.draw(&[n, c], reader));
+        let weight = Input::parameter(super::normal(&[v, c], reader));
+        let bias = Input::parameter(super::normal(&[v], reader));
+        vec![inp, weight, bias, targets(case, n, v, reader)]
+    },
+    forward: |_, x| Ok(linear_cross_entropy_scored(&x[0], &x[1], Some(&x[2]), &x[3], None)?.loss),
+    reference: |case, x| {
+        let [n, v, c] = *case.sizes else { unreachable!("the card's cases have three sizes") };
+        let logits = Array::from_fn(&[n, v], |at| {
+            let (inp, weight) = (&x[0].data[at / v * c..][..c], &x[1].data[at % v * c..][..c]);
+            x[2].data[at % v] + inp.iter().zip(weight).map(|(a, b)| a * b).sum::<f64>()
+        });
+        loss(&logits, &x[3], None)
+    },
+    flops: |sizes| 2.0 * super::product(sizes) + 6.0 * (sizes[0] * sizes[1]) as f64,
+    bytes: |sizes, dtype| {
+        let [n, v, c] = *sizes else { return 0.0 };
+        (n * c + v * c + v) as f64 * dtype.size() as f64 + 4.0 * n as f64
+    },
+    terms: |sizes| sizes.iter().copied().max().unwrap_or(1) as f64,
+    roundings: 1.0,
+};

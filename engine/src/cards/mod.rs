@@ -10,6 +10,7 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod gather;
 pub mod gelu;
 pub mod layernorm;
 pub mod linear;
@@ -233,8 +234,10 @@ pub static ALL: &[&Card] = &[
     &attention::PACKED,
     &attention::PACKED_MASKED,
     &embedding::CARD,
+    &gather::CARD,
     &dropout::CARD,
     &cross_entropy::CARD,
     &cross_entropy::LINEAR,
     &cross_entropy::LINEAR_DIVISOR,
+    &cross_entropy::LINEAR_BIAS,
 ];

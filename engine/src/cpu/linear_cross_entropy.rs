@@ -3,7 +3,7 @@
 //! The (N, V) logits are the largest array of a small language model: they are never whole in memory. [`CHUNK`] rows of the
 //! input at a time go through two passes over the vocabulary, in blocks of [`BLOCK`] tokens that stay in L2:
 //!
-//! 1. logits^T block = W block x^T; its column maxima m, e^(logit - m) in place, their column sums. Blocks' (m, sum) pairs
+//! 1. logits^T block = W block x^T + bias; its column maxima m, e^(logit - m) in place, their column sums. Blocks' (m, sum) pairs
 //!    merge to the log-sum-exp (Milakov and Gimelshein 2018, arXiv:1805.02867).
 //! 2. dlogits^T block = scale (e^(m - lse) * kept - onehot); dW block = dlogits^T x; dx^T += W block^T dlogits^T.
 //!
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::gemm::{KC, Kernel, MR, NR, Tile, kernel, pack_panel, packed_len};
 use super::matmul::Mat;
-use super::simd::exp;
+use super::simd::{exp, sum_by};
 use crate::simd;
 use crate::storage::Storage;
 
@@ -34,11 +34,22 @@ pub struct Grads<'a> {
     pub dinp: &'a mut [f32],
     /// (V, C), overwritten.
     pub dweight: &'a mut [f32],
+    /// (V), overwritten; empty when there is no bias.
+    pub dbias: &'a mut [f32],
+}
+
+/// What the targets' logits add up to.
+pub struct Totals {
+    /// Summed -log softmax of the targets.
+    pub loss: f64,
+    /// Targets whose logit is the largest of its row.
+    pub hits: usize,
 }
 
 /// One chunk of input rows, packed for both products.
 struct Chunk<'a> {
     weight: &'a [f32],
+    bias: Option<&'a [f32]>,
     cols: usize,
     vocab: usize,
     /// Rows of the chunk, and the stride of transposed logits.
@@ -49,38 +60,41 @@ struct Chunk<'a> {
     kernel: Kernel,
 }
 
-/// Summed -log softmax(inp W^T)[target] over targets other than `ignore_index`; with `grads`, the gradients of `scale`
-/// times that sum. inp (N, C), weight (V, C), targets (N), all checked.
+/// Summed -log softmax(inp W^T + bias)[target] over targets other than `ignore_index`; with `grads`, the gradients of
+/// `scale` times that sum. inp (N, C), weight (V, C), bias (V), targets (N), all checked.
 pub fn forward_backward(
     inp: &[f32],
     weight: &[f32],
+    bias: Option<&[f32]>,
     targets: &[i32],
     vocab: usize,
     cols: usize,
     ignore_index: i32,
     scale: f32,
     mut grads: Option<Grads>,
-) -> f64 {
+) -> Totals {
     if vocab == 0 || cols == 0 {
-        // Without words every target is ignored; without features every logit is 0, and no gradient has an element.
+        // Without words every target is ignored; without features every logit is 0 (there is no bias then), and no
+        // gradient has an element.
         if let Some(grads) = grads {
             grads.dinp.fill(0.0);
         }
         let counted = targets.iter().filter(|target| **target != ignore_index).count();
-        return if vocab == 0 { 0.0 } else { counted as f64 * (vocab as f64).ln() };
+        let each = if vocab == 0 { 0.0 } else { (vocab as f64).ln() };
+        return Totals { loss: counted as f64 * each, hits: counted };
     }
     let blocks = vocab.div_ceil(BLOCK);
     let most_rows = CHUNK.min(targets.len());
     let mut kept =
         Scratch::new(if grads.is_some() { vocab * (most_rows.next_multiple_of(NR) + PAD) } else { 0 });
-    let mut loss = 0.0;
+    let mut totals = Totals { loss: 0.0, hits: 0 };
     for first in (0..targets.len()).step_by(CHUNK) {
         let rows = CHUNK.min(targets.len() - first);
         let stride = rows.next_multiple_of(NR) + PAD;
         let x = &inp[first * cols..(first + rows) * cols];
         let targets = &targets[first..first + rows];
         let kernel = kernel();
-        let chunk = Chunk { weight, cols, vocab, rows, stride, targets, ignore_index, kernel };
+        let chunk = Chunk { weight, bias, cols, vocab, rows, stride, targets, ignore_index, kernel };
         // x^T (C, rows), for the logits.
         let x_t = pack_all(Mat::rows(x, cols).t(), rows, cols);
 
@@ -111,7 +125,9 @@ pub fn forward_backward(
             let sum: f64 = stats.iter().map(|s| s.sum[r] as f64 * (s.max[r] as f64 - max as f64).exp()).sum();
             *lse = (max as f64 + sum.ln()) as f32;
             if targets[r] != ignore_index {
-                loss += max as f64 + sum.ln() - stats[targets[r] as usize / BLOCK].correct[r] as f64;
+                let correct = stats[targets[r] as usize / BLOCK].correct[r];
+                totals.loss += max as f64 + sum.ln() - correct as f64;
+                totals.hits += usize::from(correct == max);
             }
         }
 
@@ -122,10 +138,14 @@ pub fn forward_backward(
         let kept = &mut kept.get_mut()[..vocab * stride];
         let part_kept = kept.par_chunks_mut(per_part * BLOCK * stride);
         let part_dweight = grads.dweight.par_chunks_mut(per_part * BLOCK * cols);
+        // A part of the bias gradient for each part of the vocabulary; empty ones without a bias.
+        let mut part_dbias: Vec<&mut [f32]> = grads.dbias.chunks_mut(per_part * BLOCK).collect();
+        part_dbias.resize_with(blocks.div_ceil(per_part), Default::default);
         let partial: Vec<Scratch> = part_kept
             .zip(part_dweight)
+            .zip(part_dbias)
             .enumerate()
-            .map(|(part, (kept, dweight))| {
+            .map(|(part, ((kept, dweight), dbias))| {
                 let mut dx_t = Scratch::new(cols * stride);
                 dx_t.get_mut().fill(0.0);
                 let blocks = kept.chunks_mut(BLOCK * stride).zip(dweight.chunks_mut(BLOCK * cols));
@@ -133,6 +153,11 @@ pub fn forward_backward(
                     let block = part * per_part + i;
                     chunk.to_gradient(dlogits, block * BLOCK, &stats[block], &lse, scale);
                     chunk.dweight(dweight, dlogits, x_packed.get(), first > 0);
+                    let dbias = dbias.iter_mut().skip(i * BLOCK);
+                    for (dbias, dlogits) in dbias.zip(dlogits.chunks_exact(stride)) {
+                        let sum = sum_row(&dlogits[..rows]);
+                        *dbias = if first > 0 { *dbias + sum } else { sum };
+                    }
                     chunk.dinp(dx_t.get_mut(), dlogits, block * BLOCK);
                 }
                 dx_t
@@ -147,7 +172,7 @@ pub fn forward_backward(
             }
         });
     }
-    loss
+    totals
 }
 
 /// What pass 1 keeps of a block, per input row.
@@ -175,7 +200,7 @@ impl Chunk<'_> {
         }
     }
 
-    /// logits^T (block rows, stride) = W block x^T; columns beyond the chunk's rows become 0.
+    /// logits^T (block rows, stride) = W block x^T + bias; columns beyond the chunk's rows become 0 + bias.
     fn logits(&self, logits: &mut [f32], token: usize, x_t: &[f32]) {
         let (cols, stride) = (self.cols, self.stride);
         let block_rows = logits.len() / stride;
@@ -203,6 +228,9 @@ impl Chunk<'_> {
                 unsafe { tile.run(self.kernel) };
             }
         });
+        if let Some(bias) = self.bias {
+            add_to_rows(logits, stride, &bias[token..token + block_rows]);
+        }
     }
 
     /// Replaces a block's logits by e^(logit - max) per column.
@@ -309,6 +337,21 @@ simd! {
                 *sum += *x;
             }
         }
+    }
+}
+
+simd! {
+    /// Each row gets its value added.
+    fn add_to_rows(rows: &mut [f32], stride: usize, values: &[f32]) {
+        for (row, value) in rows.chunks_exact_mut(stride).zip(values) {
+            row.iter_mut().for_each(|x| *x += value);
+        }
+    }
+}
+
+simd! {
+    fn sum_row(row: &[f32]) -> f32 {
+        sum_by(row, |x| x)
     }
 }
 

@@ -24,6 +24,31 @@ pub fn linear_cross_entropy(
     targets: &Tensor,
     divisor: Option<f64>,
 ) -> Result<Tensor> {
+    Ok(linear_cross_entropy_scored(inp, weight, None, targets, divisor)?.loss)
+}
+
+/// A loss and how often the largest logit was the target's.
+pub struct Scored {
+    /// An f32 scalar.
+    pub loss: Tensor,
+    /// Counted targets whose logit is the largest of their row.
+    pub hits: usize,
+}
+
+/// [`linear_cross_entropy`] of `inp weight^T + bias`, with the number of hits.
+///
+/// # Shapes
+/// bias (V), else as [`linear_cross_entropy`].
+///
+/// # Errors
+/// As [`linear_cross_entropy`].
+pub fn linear_cross_entropy_scored(
+    inp: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    targets: &Tensor,
+    divisor: Option<f64>,
+) -> Result<Scored> {
     let _time = crate::profile::scope("linear_cross_entropy", crate::profile::Pass::Forward);
     const OP: &str = "linear_cross_entropy";
     let (rows, cols) = inp.rows_cols(OP, "inp")?;
@@ -33,44 +58,64 @@ pub fn linear_cross_entropy(
         return Err(Error::shape(OP, message));
     }
     super::same_dtype(OP, "weight", inp, weight)?;
+    if let Some(bias) = bias {
+        super::same_dtype(OP, "bias", inp, bias)?;
+        if bias.shape() != [vocab] {
+            let message = format!("bias is {:?}, weight {:?} needs [{vocab}]", bias.shape(), weight.shape());
+            return Err(Error::shape(OP, message));
+        }
+        if cols == 0 {
+            return Err(Error::shape(OP, format!("inp {:?} has no columns; a bias needs some", inp.shape())));
+        }
+    }
     let targets = checked_targets(OP, targets, rows, vocab)?;
     let factor = loss_factor(&targets, divisor);
-    let (inp_id, weight_id) = (inp.grad_id(), weight.grad_id());
-    let wide_inp = cast(&inp.detach(), DType::F32)?.to_contiguous();
-    let wide_weight = cast(&weight.detach(), DType::F32)?.to_contiguous();
+    let ids = [inp.grad_id(), weight.grad_id(), bias.and_then(Tensor::grad_id)];
+    let wide = |x: &Tensor| Ok::<_, Error>(cast(&x.detach(), DType::F32)?.to_contiguous());
+    let (wide_inp, wide_weight, wide_bias) = (wide(inp)?, wide(weight)?, bias.map(wide).transpose()?);
     let device = inp.device();
-    let mut grads = (inp_id.is_some() || weight_id.is_some()).then(|| {
-        (Tensor::empty(inp.shape(), DType::F32, device), Tensor::empty(weight.shape(), DType::F32, device))
+    let mut grads = ids.iter().any(Option::is_some).then(|| {
+        let like = |shape: &[usize]| Tensor::empty(shape, DType::F32, device);
+        [like(inp.shape()), like(weight.shape()), like(bias.map_or(&[0], Tensor::shape))]
     });
-    if let (Some((dinp, dweight)), true) = (&mut grads, rows == 0) {
-        dinp.slice_mut::<f32>()?.fill(0.0);
-        dweight.slice_mut::<f32>()?.fill(0.0);
+    if let (Some(grads), true) = (&mut grads, rows == 0) {
+        for grad in grads {
+            grad.slice_mut::<f32>()?.fill(0.0);
+        }
     }
-    let total = match device {
+    let totals = match device {
         Device::Cpu => {
             let grads = match &mut grads {
-                Some((dinp, dweight)) => {
-                    Some(Grads { dinp: dinp.slice_mut()?, dweight: dweight.slice_mut()? })
-                }
+                Some([dinp, dweight, dbias]) => Some(Grads {
+                    dinp: dinp.slice_mut()?,
+                    dweight: dweight.slice_mut()?,
+                    dbias: dbias.slice_mut()?,
+                }),
                 None => None,
             };
+            let bias = wide_bias.as_ref().map(Tensor::slice).transpose()?;
             let (inp, weight) = (wide_inp.slice()?, wide_weight.slice()?);
-            kernel::forward_backward(inp, weight, &targets, vocab, cols, IGNORE_INDEX, factor as f32, grads)
+            let (factor, ignored) = (factor as f32, IGNORE_INDEX);
+            kernel::forward_backward(inp, weight, bias, &targets, vocab, cols, ignored, factor, grads)
         }
     };
-    let loss = Tensor::scalar((total * factor) as f32);
-    let Some((dinp, dweight)) = grads else { return Ok(loss) };
-    let dtype = inp.dtype();
-    Ok(record(OP, &[inp, weight], loss, move |dout, grads| {
+    let hits = totals.hits;
+    let loss = Tensor::scalar((totals.loss * factor) as f32);
+    let Some(all) = grads else { return Ok(Scored { loss, hits }) };
+    let dtypes = [inp.dtype(), DType::F32, DType::F32];
+    let parents: Vec<&Tensor> = [inp, weight].into_iter().chain(bias).collect();
+    let loss = record(OP, &parents, loss, move |dout, grads| {
         let upstream = dout.item()?;
-        for (id, mut grad, dtype) in [(inp_id, dinp, dtype), (weight_id, dweight, DType::F32)] {
+        for ((id, mut grad), dtype) in ids.into_iter().zip(all).zip(dtypes) {
+            if id.is_none() {
+                continue;
+            }
             if upstream != 1.0 {
                 elementwise_kernel::scale_in_place(grad.slice_mut::<f32>()?, upstream);
             }
-            if id.is_some() {
-                grads.add(id, cast(&grad, dtype)?)?;
-            }
+            grads.add(id, cast(&grad, dtype)?)?;
         }
         Ok(())
-    }))
+    });
+    Ok(Scored { loss, hits })
 }

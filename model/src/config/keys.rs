@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// Section, key, meaning.
 pub const KEYS: &[(&str, &str, &str)] = &[
-    ("model", "kind", "gpt2"),
+    ("model", "kind", "gpt2 | bert"),
     ("model", "layers", "number of Transformer blocks"),
     ("model", "heads", "attention heads per block"),
     ("model", "width", "size C of the hidden state; a multiple of heads"),
@@ -14,7 +14,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("model", "tie_embeddings", "use the token embedding as output matrix"),
     ("model", "init", "gpt2 | xavier | he | inverse_sqrt_width"),
     ("model", "init_std", "standard deviation of init = gpt2"),
-    ("tokenizer", "name", "gpt2, austen, austen-2048, or a path"),
+    ("tokenizer", "name", "gpt2, austen, austen-2048, austen-wordpiece, or a path"),
     ("data", "train", "list of sources: embedded:austen, text, .jsonl or .bin files"),
     ("data", "valid", "the same for validation; empty for none"),
     ("data", "block", "tokens per row"),
@@ -22,7 +22,15 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("data", "max_blocks", "use the first so many training blocks only"),
     ("data", "max_valid_blocks", "use the first so many validation blocks only"),
     ("data", "cache", "directory of tokenised data"),
-    ("objective", "kind", "clm"),
+    ("objective", "kind", "clm | mlm"),
+    ("objective", "mask_prob", "mlm: probability that a position is chosen"),
+    ("objective", "mask_token_share", "mlm: share of the chosen that becomes [MASK]"),
+    (
+        "objective",
+        "random_token_share",
+        "mlm: share of the chosen that becomes a random token; the rest stays",
+    ),
+    ("objective", "whole_word", "mlm: choose whole words (WordPiece tokenizers)"),
     ("optimizer", "lr", "peak learning rate"),
     ("optimizer", "betas", "decay rates of AdamW's two moments"),
     ("optimizer", "eps", "added to the root of the second moment"),
@@ -36,6 +44,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("train", "batch", "rows per micro-batch"),
     ("train", "accumulate", "micro-batches per step"),
     ("train", "steps", "optimizer steps; overrides epochs"),
+    (
+        "train",
+        "pack",
+        "full rows of joined documents; false: a document, or a piece of one, per row, padded (mlm)",
+    ),
     ("train", "epochs", "passes over the data"),
     ("train", "eval_every", "steps between evaluations; 0 for the end only"),
     ("train", "save_every", "steps between checkpoints; 0 for the end only"),
@@ -44,7 +57,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("train", "precision", "fp32 | bf16 | fp16"),
     ("train", "recompute", "trade time for memory: keep only block inputs"),
     ("train", "init_from", "model directory to start from"),
-    ("train", "sample_prompt", "text to continue after training; empty for none"),
+    ("train", "sample_prompt", "text to continue (mlm: to fill in at [MASK]) after training; empty for none"),
     ("train", "sample_tokens", "tokens to generate after training"),
 ];
 
@@ -53,8 +66,19 @@ pub(super) fn takes_list(section: &str, key: &str) -> bool {
 }
 
 pub(super) fn takes_float(section: &str, key: &str) -> bool {
-    let floats =
-        ["lr", "eps", "weight_decay", "clip_norm", "final_lr_ratio", "epochs", "dropout", "init_std"];
+    let floats = [
+        "lr",
+        "eps",
+        "weight_decay",
+        "clip_norm",
+        "final_lr_ratio",
+        "epochs",
+        "dropout",
+        "init_std",
+        "mask_prob",
+        "mask_token_share",
+        "random_token_share",
+    ];
     KEYS.iter().any(|(s, k, _)| (*s, *k) == (section, key)) && floats.contains(&key)
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bert::BertConfig;
 use crate::data::DataConfig;
 use crate::error::{Error, Result};
 use crate::gpt2::Gpt2Config;
@@ -56,6 +57,7 @@ pub struct ModelConfig {
 pub enum ModelKind {
     #[default]
     Gpt2,
+    Bert,
 }
 
 impl Default for ModelConfig {
@@ -90,10 +92,30 @@ impl Default for TokenizerConfig {
 }
 
 /// `[objective]`: what the model learns to predict.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectiveConfig {
     pub kind: ObjectiveKind,
+    /// mlm: probability that a position is chosen for prediction.
+    pub mask_prob: f64,
+    /// mlm: of the chosen positions, the share that becomes `[MASK]`.
+    pub mask_token_share: f64,
+    /// mlm: of the chosen positions, the share that becomes a random token; what is left of 1 stays as it is.
+    pub random_token_share: f64,
+    /// mlm: choose whole words instead of single tokens.
+    pub whole_word: bool,
+}
+
+impl Default for ObjectiveConfig {
+    fn default() -> Self {
+        ObjectiveConfig {
+            kind: ObjectiveKind::Clm,
+            mask_prob: 0.15,
+            mask_token_share: 0.8,
+            random_token_share: 0.1,
+            whole_word: false,
+        }
+    }
 }
 
 /// Which objective.
@@ -103,6 +125,8 @@ pub enum ObjectiveKind {
     /// Causal language modelling: each token from those before it.
     #[default]
     Clm,
+    /// Masked language modelling: some tokens from all the others (Devlin et al. 2019, arXiv:1810.04805).
+    Mlm,
 }
 
 /// `[optimizer]`: AdamW.
@@ -152,6 +176,8 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// Optimizer steps; overrides `epochs`.
     pub steps: Option<u64>,
+    /// Cut the joined documents into full rows; otherwise each row is one document or a piece of one, and padding.
+    pub pack: bool,
     /// Passes over the training blocks, when `steps` is absent.
     pub epochs: f64,
     /// Evaluate every so many steps; 0 evaluates at the end only.
@@ -177,6 +203,7 @@ impl Default for TrainConfig {
             batch: 16,
             accumulate: 1,
             steps: None,
+            pack: true,
             epochs: 1.0,
             eval_every: 0,
             save_every: 0,
@@ -250,6 +277,25 @@ impl RunConfig {
         }
     }
 
+    /// BERT's sizes, given the tokenizer's vocabulary and its padding token.
+    pub fn bert(&self, vocab_size: usize, pad: Option<u32>) -> BertConfig {
+        let model = &self.model;
+        BertConfig {
+            vocab_size,
+            hidden_size: model.width,
+            num_hidden_layers: model.layers,
+            num_attention_heads: model.heads,
+            intermediate_size: model.inner.unwrap_or(4 * model.width),
+            hidden_dropout_prob: model.dropout,
+            attention_probs_dropout_prob: model.dropout,
+            max_position_embeddings: model.context,
+            initializer_range: model.init_std,
+            pad_token_id: pad,
+            tie_word_embeddings: model.tie_embeddings,
+            ..BertConfig::default()
+        }
+    }
+
     fn validate(&self) -> Result<()> {
         let fail = |key: &str, got: String, expected: &str| {
             Err(Error::Config(format!("{key} is {got}, expected {expected}")))
@@ -297,7 +343,52 @@ impl RunConfig {
                 return fail(key, value.to_string(), "0 or a positive number");
             }
         }
+        let (model, objective) = (self.model.kind, self.objective.kind);
+        let wanted = match model {
+            ModelKind::Gpt2 => ObjectiveKind::Clm,
+            ModelKind::Bert => ObjectiveKind::Mlm,
+        };
+        if objective != wanted && train.init_from.is_none() {
+            let name = |x: &dyn std::fmt::Debug| format!("{x:?}").to_lowercase();
+            return Err(Error::Config(format!(
+                "objective.kind is {}, but model.kind {} is trained with {}",
+                name(&objective),
+                name(&model),
+                name(&wanted)
+            )));
+        }
+        if !train.pack && objective != ObjectiveKind::Mlm {
+            return fail("train.pack", "false".into(), "true: only objective.kind = \"mlm\" pads its rows");
+        }
+        self.objective.validate()?;
         self.schedule.validate()
+    }
+}
+
+impl ObjectiveConfig {
+    /// Checks that the shares are shares.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the key.
+    pub fn validate(&self) -> Result<()> {
+        for (key, value) in [
+            ("mask_prob", self.mask_prob),
+            ("mask_token_share", self.mask_token_share),
+            ("random_token_share", self.random_token_share),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                let message = format!("objective.{key} is {value}, expected a number from 0 to 1");
+                return Err(Error::Config(message));
+            }
+        }
+        let sum = self.mask_token_share + self.random_token_share;
+        if sum > 1.0 + 1e-9 {
+            return Err(Error::Config(format!(
+                "objective.mask_token_share {} and objective.random_token_share {} add up to {sum}, expected at most 1",
+                self.mask_token_share, self.random_token_share
+            )));
+        }
+        Ok(())
     }
 }
 

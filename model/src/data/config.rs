@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Blocks, DataError, Progress, Split, TokenStream, default_cache_dir};
+use super::{Blocks, DataError, Layout, Progress, Split, TokenStream, default_cache_dir};
 use crate::tokenizer::Tokenizer;
 
 /// What to train and validate on, and how it is cut.
@@ -76,10 +76,21 @@ impl DataConfig {
     /// # Errors
     /// Those of [`DataConfig::validate`], [`TokenStream::open`] and [`Blocks::new`].
     pub fn open_train(&self, tokenizer: &Tokenizer, progress: &dyn Progress) -> Result<Blocks, DataError> {
+        self.open_train_as(Layout::Plain, tokenizer, progress)
+    }
+
+    /// As [`DataConfig::open_train`], laid out otherwise.
+    pub fn open_train_as(
+        &self,
+        layout: Layout,
+        tokenizer: &Tokenizer,
+        progress: &dyn Progress,
+    ) -> Result<Blocks, DataError> {
         self.validate()?;
         let stream =
             TokenStream::open(&self.train, Split::Train, tokenizer, self.cache_dir().as_deref(), progress)?;
-        Blocks::new(stream, self.block, self.max_blocks, "the training data (data.train)")
+        let what = "the training data (data.train)";
+        Blocks::with_layout(stream, self.block, self.max_blocks, what, layout)
     }
 
     /// The validation blocks; `None` when `data.valid` is empty.
@@ -91,12 +102,23 @@ impl DataConfig {
         tokenizer: &Tokenizer,
         progress: &dyn Progress,
     ) -> Result<Option<Blocks>, DataError> {
+        self.open_valid_as(Layout::Plain, tokenizer, progress)
+    }
+
+    /// As [`DataConfig::open_valid`], laid out otherwise.
+    pub fn open_valid_as(
+        &self,
+        layout: Layout,
+        tokenizer: &Tokenizer,
+        progress: &dyn Progress,
+    ) -> Result<Option<Blocks>, DataError> {
         self.validate()?;
         if self.valid.is_empty() {
             return Ok(None);
         }
         let stream =
             TokenStream::open(&self.valid, Split::Valid, tokenizer, self.cache_dir().as_deref(), progress)?;
-        Blocks::new(stream, self.block, self.max_valid_blocks, "the validation data (data.valid)").map(Some)
+        let what = "the validation data (data.valid)";
+        Blocks::with_layout(stream, self.block, self.max_valid_blocks, what, layout).map(Some)
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! Source (text, JSON lines, embedded, .bin shard)
 //!   -> TokenStream   every document's ids, an end-of-text token before each document; memory-mapped
-//!   -> Blocks        the stream cut into blocks of `data.block` ids
+//!   -> Blocks        the stream cut into blocks of `data.block` ids, as their Layout says
 //!   -> Order         which block row r of the run is
 //! ```
 //! Nothing here prints: progress and notices go to a [`Progress`].
@@ -12,6 +12,7 @@ mod cache;
 mod config;
 mod corpus;
 mod error;
+mod layout;
 mod order;
 mod shard;
 mod source;
@@ -21,6 +22,7 @@ mod tokenise;
 pub use cache::{default_cache_dir, write_atomic};
 pub use config::DataConfig;
 pub use error::DataError;
+pub use layout::{Frame, Layout};
 pub use order::Order;
 pub use shard::{SHARD_MAGIC, SHARD_VERSION, Shard, write_shards};
 pub use source::{Document, Source, Split};

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::cache::CacheFile;
+use super::layout::{Layout, Piece, pieces};
 use super::{DataError, Progress, Shard, Source, Split, tokenise};
 use crate::tokenizer::Tokenizer;
 
@@ -145,6 +146,9 @@ pub struct Blocks {
     stream: TokenStream,
     block: usize,
     num_blocks: usize,
+    layout: Layout,
+    /// Of [`Layout::Padded`], what each block holds.
+    pieces: Vec<Piece>,
 }
 
 impl Blocks {
@@ -159,12 +163,40 @@ impl Blocks {
         max_blocks: Option<usize>,
         what: &str,
     ) -> Result<Self, DataError> {
-        let whole = usize::try_from(stream.len() / block.max(1) as u64).unwrap_or(usize::MAX);
-        let num_blocks = whole.min(max_blocks.unwrap_or(usize::MAX));
+        Self::with_layout(stream, block, max_blocks, what, Layout::Plain)
+    }
+
+    /// As [`Blocks::new`], laid out otherwise.
+    ///
+    /// # Errors
+    /// `ShorterThanBlock`, and `OutOfRange` for a block that has no room within its frame.
+    pub fn with_layout(
+        stream: TokenStream,
+        block: usize,
+        max_blocks: Option<usize>,
+        what: &str,
+        layout: Layout,
+    ) -> Result<Self, DataError> {
+        let body = match layout {
+            Layout::Plain => block.max(1),
+            Layout::Framed(_) | Layout::Padded(_) => block.saturating_sub(2),
+        };
+        if body == 0 {
+            let expected = "at least 3: [CLS], a token, [SEP]";
+            return Err(DataError::OutOfRange { key: "block", value: block.to_string(), expected });
+        }
+        let most = max_blocks.unwrap_or(usize::MAX);
+        let mut in_pieces = Vec::new();
+        let num_blocks = if let Layout::Padded(frame) = layout {
+            in_pieces = pieces(&stream, frame.separator, body, most);
+            in_pieces.len()
+        } else {
+            usize::try_from(stream.len() / body as u64).unwrap_or(usize::MAX).min(most)
+        };
         if num_blocks == 0 {
             return Err(DataError::ShorterThanBlock { what: what.to_owned(), tokens: stream.len(), block });
         }
-        Ok(Self { stream, block, num_blocks })
+        Ok(Self { stream, block, num_blocks, layout, pieces: in_pieces })
     }
 
     /// Number of blocks, at least 1.
@@ -179,7 +211,12 @@ impl Blocks {
 
     /// Tokens of the stream that are in no block.
     pub fn unused_tokens(&self) -> u64 {
-        self.stream.len() - self.num_blocks as u64 * self.block as u64
+        let in_blocks = match self.layout {
+            Layout::Plain => self.num_blocks as u64 * self.block as u64,
+            Layout::Framed(_) => self.num_blocks as u64 * (self.block - 2) as u64,
+            Layout::Padded(_) => self.pieces.iter().map(|piece| piece.len as u64).sum(),
+        };
+        self.stream.len() - in_blocks
     }
 
     /// The whole stream.
@@ -187,29 +224,47 @@ impl Blocks {
         &self.stream
     }
 
-    /// A hash of the blocks' length and all their tokens, 64 hexadecimal digits.
+    /// A hash of the rows' length and all their tokens, 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        const RUN: u64 = 1 << 18;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&(self.block as u64).to_le_bytes());
-        let end = self.num_blocks as u64 * self.block as u64;
-        let mut ids = Vec::new();
-        for start in (0..end).step_by(RUN as usize) {
-            ids.resize(RUN.min(end - start) as usize, 0);
-            self.stream.fill(start, &mut ids);
-            hasher.update_rayon(bytemuck::cast_slice(&ids));
+        // Many rows at a time: hashing is parallel from about 128 KiB on.
+        let rows = (1usize << 18).div_ceil(self.block);
+        let mut ids = vec![0; rows * self.block];
+        for first in (0..self.num_blocks).step_by(rows) {
+            let count = rows.min(self.num_blocks - first);
+            let ids = &mut ids[..count * self.block];
+            for (i, row) in ids.chunks_exact_mut(self.block).enumerate() {
+                self.fill(first + i, row);
+            }
+            hasher.update_rayon(bytemuck::cast_slice(ids));
         }
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Copies block `index` into `out` (`block` ids).
+    /// Copies block `index` into `out` (`block` ids) and returns how many of them are no padding.
     ///
     /// # Panics
     /// When `index` is not below `num_blocks` or `out` is not `block` long: a bug of the caller.
-    pub fn fill(&self, index: usize, out: &mut [i32]) {
+    pub fn fill(&self, index: usize, out: &mut [i32]) -> usize {
         assert!(index < self.num_blocks, "bug in handloom-model: block {index} of {}", self.num_blocks);
         assert_eq!(out.len(), self.block, "bug in handloom-model: a block's buffer has another length");
-        self.stream.fill(index as u64 * self.block as u64, out);
+        let (frame, piece) = match self.layout {
+            Layout::Plain => {
+                self.stream.fill(index as u64 * self.block as u64, out);
+                return self.block;
+            }
+            Layout::Framed(frame) => {
+                let len = self.block - 2;
+                (frame, Piece { start: index as u64 * len as u64, len })
+            }
+            Layout::Padded(frame) => (frame, self.pieces[index]),
+        };
+        out[0] = frame.cls as i32;
+        self.stream.fill(piece.start, &mut out[1..=piece.len]);
+        out[piece.len + 1] = frame.sep as i32;
+        out[piece.len + 2..].fill(frame.pad as i32);
+        piece.len + 2
     }
 }
 

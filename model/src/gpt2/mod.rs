@@ -16,12 +16,16 @@ pub use config::Gpt2Config;
 use handloom_engine::error::Result as EngineResult;
 use handloom_engine::ops::attention::Attention;
 use handloom_engine::ops::gelu::Gelu;
+use handloom_engine::ops::linear_cross_entropy::{Scored, linear_cross_entropy_scored};
 use handloom_engine::ops::matmul::{Epilogue, WeightLayout};
 use handloom_engine::ops::{self};
 use handloom_engine::tensor::Tensor;
 
+use crate::config::ObjectiveKind;
 use crate::error::Result;
 use crate::layers::{Forward, LayerNorm, Linear};
+use crate::model::{LanguageModel, Score};
+use crate::objective::Batch;
 use crate::params::{InitOptions, Kind, ParamId, Params};
 
 /// A GPT-2 model: its sizes, its parameters, and where each is used.
@@ -149,9 +153,13 @@ impl Gpt2 {
         targets: &Tensor,
         divisor: Option<f64>,
     ) -> Result<Tensor> {
+        Ok(self.scored(fwd, ids, targets, divisor)?.loss)
+    }
+
+    fn scored(&self, fwd: &Forward, ids: &Tensor, targets: &Tensor, divisor: Option<f64>) -> Result<Scored> {
         let hidden = self.hidden(fwd, ids)?;
         let head = fwd.weights.get(self.lm_head);
-        Ok(ops::linear_cross_entropy::linear_cross_entropy(&hidden, head, targets, divisor)?)
+        Ok(linear_cross_entropy_scored(&hidden, head, None, targets, divisor)?)
     }
 
     /// Logits (B, T, V) of every position.
@@ -163,6 +171,42 @@ impl Gpt2 {
     fn project(&self, fwd: &Forward, hidden: &Tensor) -> Result<Tensor> {
         let head = fwd.weights.get(self.lm_head);
         Ok(ops::matmul::linear(hidden, head, None, WeightLayout::OutIn, Epilogue::None)?)
+    }
+}
+
+impl LanguageModel for Gpt2 {
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
+    }
+
+    fn score(&self, fwd: &Forward, batch: &Batch, divisor: Option<f64>) -> Result<Score> {
+        let Scored { loss, hits } = self.scored(fwd, &batch.ids, &batch.targets, divisor)?;
+        Ok(Score { loss, hits })
+    }
+
+    fn objective(&self) -> ObjectiveKind {
+        ObjectiveKind::Clm
+    }
+
+    fn config_json(&self) -> String {
+        serde_json::to_string_pretty(&self.config).expect("bug in handloom-model: the config is JSON")
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn context(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn describe(&self) -> String {
+        let Gpt2Config { n_layer, n_head, n_embd, n_positions, .. } = &self.config;
+        format!("GPT-2, {n_layer} layers, {n_head} heads, width {n_embd}, context {n_positions}")
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tokenizers inside the binary: GPT-2's and byte-level BPEs trained on the Austen corpus.
+//! The tokenizers inside the binary: GPT-2's, and byte-level BPEs and a WordPiece trained on the Austen corpus.
 
 use std::io::Read;
 
@@ -9,14 +9,16 @@ use tokenizers::{AddedToken, ModelWrapper};
 use super::{Tokenizer, TokenizerError};
 
 /// The names that [`Tokenizer::embedded`] knows.
-pub const EMBEDDED: [&str; 3] = ["austen", "austen-2048", "gpt2"];
+pub const EMBEDDED: [&str; 4] = ["austen", "austen-2048", "austen-wordpiece", "gpt2"];
 
 const GPT2_MERGES: &[u8] = include_bytes!("../../../data/gpt2-merges.txt.zst");
 const AUSTEN_4096: &[u8] = include_bytes!("../../../data/austen-bpe-4096.json.zst");
 const AUSTEN_2048: &[u8] = include_bytes!("../../../data/austen-bpe-2048.json.zst");
+const AUSTEN_WORDPIECE: &[u8] = include_bytes!("../../../data/austen-wordpiece-4096.json.zst");
 
 impl Tokenizer {
-    /// An embedded tokenizer: `gpt2` (50,257 tokens), `austen` (4,096 tokens) or `austen-2048`.
+    /// An embedded tokenizer: `gpt2` (50,257 tokens), `austen` (4,096 tokens), `austen-2048`, or for
+    /// BERT `austen-wordpiece` (4,096 tokens, lower case).
     ///
     /// # Errors
     /// `UnknownName`.
@@ -25,6 +27,7 @@ impl Tokenizer {
             "gpt2" => Self::new(gpt2(&unpack(GPT2_MERGES))?),
             "austen" => from_json(AUSTEN_4096),
             "austen-2048" => from_json(AUSTEN_2048),
+            "austen-wordpiece" => from_json(AUSTEN_WORDPIECE),
             _ => Err(TokenizerError::UnknownName { name: name.to_owned(), known: EMBEDDED.join(", ") }),
         }
     }

@@ -86,12 +86,14 @@ mod tests {
         let text = "It  was,\n\n \n\"he'll\" said; 12 \t 3.5   \u{a0}x \u{3000} 中文 end.  \n\r\n  'tis <|endoftext|> so ";
         for name in super::super::EMBEDDED {
             let tokenizer = super::super::Tokenizer::embedded(name).unwrap();
-            let whole = tokenizer.encode(text).unwrap();
+            // The library's own way, without the tokens that frame a text.
+            let library = |text: &str| tokenizer.inner.encode_fast(text, false).unwrap().get_ids().to_vec();
+            let whole = library(text);
             for min_bytes in 1..text.len() {
                 let cut = pieces(text, min_bytes);
                 let short = cut.iter().flat_map(|piece| tokenizer.encode_piece(piece).unwrap());
                 assert!(short.eq(whole.iter().copied()), "{name}, short way: {cut:?}");
-                let general = cut.iter().flat_map(|piece| tokenizer.encode(piece).unwrap());
+                let general = cut.iter().flat_map(|piece| library(piece));
                 assert!(general.eq(whole.iter().copied()), "{name}, general way: {cut:?}");
             }
         }

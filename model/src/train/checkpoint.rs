@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::loss_scaler::LossScaler;
 use crate::data::write_atomic;
 use crate::error::{Error, Result};
-use crate::gpt2::Gpt2;
 use crate::huggingface::{self, read_tensors, write_tensors, write_text};
+use crate::model::LanguageModel;
 use crate::tokenizer::Tokenizer;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -67,8 +67,8 @@ pub struct Moments {
 
 impl Moments {
     /// The moments of a model that has not been trained.
-    pub fn zeros(model: &Gpt2) -> Self {
-        let zeros = || model.params.iter().map(|p| Tensor::zeros(p.value.shape(), DType::F32, Device::Cpu));
+    pub fn zeros(model: &dyn LanguageModel) -> Self {
+        let zeros = || model.params().iter().map(|p| Tensor::zeros(p.value.shape(), DType::F32, Device::Cpu));
         Moments { m: zeros().collect(), v: zeros().collect() }
     }
 }
@@ -85,6 +85,9 @@ struct Entry {
     bytes: u64,
     blake3: String,
 }
+
+/// What a checkpoint holds.
+type Loaded = (Box<dyn LanguageModel>, Moments, State);
 
 /// The checkpoints of one run directory.
 pub struct Checkpoints {
@@ -141,7 +144,7 @@ impl Checkpoints {
     /// last `keep_last` and the best.
     pub fn save(
         &self,
-        model: &Gpt2,
+        model: &dyn LanguageModel,
         tokenizer: &Tokenizer,
         moments: &Moments,
         state: &State,
@@ -155,7 +158,7 @@ impl Checkpoints {
         }
         fs::create_dir_all(&partial).map_err(Error::io("cannot create", &partial))?;
         huggingface::save(&partial, model, tokenizer)?;
-        let names = || model.params.iter().map(|p| &p.name);
+        let names = || model.params().iter().map(|p| &p.name);
         let m = names().zip(&moments.m).map(|(name, m)| (format!("m.{name}"), m));
         let v = names().zip(&moments.v).map(|(name, v)| (format!("v.{name}"), v));
         write_tensors(&partial.join(OPTIMIZER), m.chain(v))?;
@@ -223,7 +226,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When there are checkpoints but none is whole.
-    pub fn load_latest(&self, mut notice: impl FnMut(&str)) -> Result<Option<(Gpt2, Moments, State)>> {
+    pub fn load_latest(&self, mut notice: impl FnMut(&str)) -> Result<Option<Loaded>> {
         let steps = self.steps()?;
         let mut last_error = None;
         for &step in steps.iter().rev() {
@@ -246,7 +249,7 @@ impl Checkpoints {
     }
 
     /// Loads the checkpoint of `step` after comparing every file with the manifest.
-    fn load(&self, step: u64) -> Result<(Gpt2, Moments, State)> {
+    fn load(&self, step: u64) -> Result<Loaded> {
         let dir = self.path(step);
         let read = |name: &str| {
             let path = dir.join(name);
@@ -281,20 +284,20 @@ impl Checkpoints {
         }
         let state: State =
             serde_json::from_str(&read(STATE)?).map_err(|e| Error::file(&dir.join(STATE), e.to_string()))?;
-        let model = huggingface::load_model(&dir)?;
-        let moments = load_moments(&dir.join(OPTIMIZER), &model)?;
+        let model = huggingface::load(&dir)?;
+        let moments = load_moments(&dir.join(OPTIMIZER), &*model)?;
         Ok((model, moments, state))
     }
 }
 
-fn load_moments(path: &Path, model: &Gpt2) -> Result<Moments> {
+fn load_moments(path: &Path, model: &dyn LanguageModel) -> Result<Moments> {
     let mut found = BTreeMap::new();
     read_tensors(path, |name, shape, values| {
         found.insert(name.to_owned(), Tensor::from_slice(&values()?, shape)?);
         Ok(())
     })?;
     let mut take = |moment: &str| -> Result<Vec<Tensor>> {
-        let tensors = model.params.iter().map(|param| {
+        let tensors = model.params().iter().map(|param| {
             let name = format!("{moment}.{}", param.name);
             let tensor = found.remove(&name).ok_or_else(|| Error::file(path, format!("lacks {name}")))?;
             if tensor.shape() != param.value.shape() {

@@ -15,12 +15,15 @@ use std::time::Instant;
 use handloom_engine::device::Device;
 use handloom_engine::storage;
 
-use crate::config::RunConfig;
+use crate::bert::Bert;
+use crate::config::{ModelKind, RunConfig};
 use crate::data::{Blocks, Order, Progress};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
 use crate::gpt2::Gpt2;
 use crate::huggingface;
+use crate::model::LanguageModel;
+use crate::objective::Objective;
 use crate::params::Precision;
 use crate::tokenizer::Tokenizer;
 use checkpoint::{Best, Checkpoints, Moments, State};
@@ -56,8 +59,9 @@ pub struct Outcome {
 pub struct Trainer {
     config: RunConfig,
     run: PathBuf,
-    pub model: Gpt2,
+    pub model: Box<dyn LanguageModel>,
     pub tokenizer: Tokenizer,
+    objective: Objective,
     moments: Moments,
     state: State,
     train: Blocks,
@@ -99,8 +103,9 @@ impl Trainer {
         let saved = found.as_ref().map(|(_, _, state)| state.step);
 
         let tokenizer = Tokenizer::open(&config.tokenizer.name)?;
-        let train = config.data.open_train(&tokenizer, progress)?;
-        let valid = config.data.open_valid(&tokenizer, progress)?;
+        let objective = Objective::new(&config, &tokenizer)?;
+        let train = config.data.open_train_as(objective.layout(), &tokenizer, progress)?;
+        let valid = config.data.open_valid_as(objective.layout(), &tokenizer, progress)?;
         let num_blocks = train.num_blocks();
         let data = train.fingerprint();
         let (mut model, moments, state) = match found {
@@ -116,7 +121,7 @@ impl Trainer {
             }
             None => {
                 let model = fresh_model(&config, &tokenizer)?;
-                let moments = Moments::zeros(&model);
+                let moments = Moments::zeros(&*model);
                 let state = State {
                     num_blocks: num_blocks as u64,
                     data,
@@ -127,14 +132,27 @@ impl Trainer {
                 (model, moments, state)
             }
         };
-        model.params.set_precision(config.train.precision)?;
+        model.params_mut().set_precision(config.train.precision)?;
         let toml = config.to_toml()?;
         let path = run.join(RUN_TOML);
         crate::data::write_atomic(&path, |file| file.write_all(toml.as_bytes()))
             .map_err(Error::io("cannot write", &path))?;
         let order = Order { seed: config.train.seed, shuffle: config.data.shuffle, num_blocks };
         let run = run.to_owned();
-        Ok(Trainer { config, run, model, tokenizer, moments, state, train, valid, order, checkpoints, saved })
+        Ok(Trainer {
+            config,
+            run,
+            model,
+            tokenizer,
+            objective,
+            moments,
+            state,
+            train,
+            valid,
+            order,
+            checkpoints,
+            saved,
+        })
     }
 
     /// The configuration of the run in `run`, with `settings` on top.
@@ -188,7 +206,7 @@ impl Trainer {
             let tokens_before = self.state.rows * self.train.block() as u64;
             let batches = self.next_batches()?;
             let (model, moments, state) = (&mut self.model, &mut self.moments, &mut self.state);
-            let mut measured = train_step(model, moments, state, &self.config, batches, steps)?;
+            let mut measured = train_step(&mut **model, moments, state, &self.config, batches, steps)?;
             let seconds = started.elapsed().as_secs_f64();
             let tokens = self.state.rows * self.train.block() as u64 - tokens_before;
             measured.ms_per_step = Some(seconds * 1e3);
@@ -209,6 +227,7 @@ impl Trainer {
                 }
                 measured.val_loss = Some(result.loss);
                 measured.val_ppl = Some(result.perplexity);
+                measured.val_masked_accuracy = result.masked_accuracy;
                 observer.evaluated(step, &result, improved);
                 evaluation = Some(result);
             }
@@ -231,39 +250,57 @@ impl Trainer {
 
     fn evaluate(&self, observer: &mut dyn Observer) -> Result<Option<Evaluation>> {
         let Some(valid) = &self.valid else { return Ok(None) };
-        evaluate(&self.model, valid, self.config.train.batch, |done, all| observer.evaluating(done, all))
-            .map(Some)
+        evaluate(&*self.model, &self.objective, valid, self.config.train.batch, |done, all| {
+            observer.evaluating(done, all)
+        })
+        .map(Some)
     }
 
     fn save(&mut self, is_best: bool) -> Result<()> {
         let keep = self.config.train.keep_last;
-        self.checkpoints.save(&self.model, &self.tokenizer, &self.moments, &self.state, keep, is_best)?;
+        self.checkpoints.save(&*self.model, &self.tokenizer, &self.moments, &self.state, keep, is_best)?;
         self.saved = Some(self.state.step);
         Ok(())
     }
 }
 
-fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Gpt2> {
+fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Box<dyn LanguageModel>> {
     match &config.train.init_from {
         Some(path) => {
             let dir = huggingface::resolve(Path::new(path))?;
-            let mut model = huggingface::load_model(&dir)?;
-            let sizes = &mut model.config;
-            if sizes.vocab_size < tokenizer.vocab_size() || sizes.n_positions < config.data.block {
+            let model = huggingface::load(&dir)?;
+            if model.vocab_size() < tokenizer.vocab_size() || model.context() < config.data.block {
                 return Err(Error::Run(format!(
                     "{path}: has {} tokens and a context of {}; the tokenizer has {} and data.block is {}",
-                    sizes.vocab_size,
-                    sizes.n_positions,
+                    model.vocab_size(),
+                    model.context(),
                     tokenizer.vocab_size(),
                     config.data.block
+                )));
+            }
+            if model.objective() != config.objective.kind {
+                return Err(Error::Run(format!(
+                    "{path}: {} is not trained with objective.kind = {:?}",
+                    model.describe(),
+                    format!("{:?}", config.objective.kind).to_lowercase()
                 )));
             }
             Ok(model)
         }
         None => {
-            let mut model = Gpt2::new(config.gpt2(tokenizer.vocab_size(), tokenizer.end_of_text()))?;
-            model.initialise(config.model.init, config.train.seed)?;
-            Ok(model)
+            let (vocab, init, seed) = (tokenizer.vocab_size(), config.model.init, config.train.seed);
+            match config.model.kind {
+                ModelKind::Gpt2 => {
+                    let mut model = Gpt2::new(config.gpt2(vocab, tokenizer.end_of_text()))?;
+                    model.initialise(init, seed)?;
+                    Ok(Box::new(model))
+                }
+                ModelKind::Bert => {
+                    let mut model = Bert::new(config.bert(vocab, tokenizer.token_to_id("[PAD]")))?;
+                    model.initialise(init, seed)?;
+                    Ok(Box::new(model))
+                }
+            }
         }
     }
 }

@@ -7,10 +7,10 @@ use handloom_engine::tensor::Tensor;
 use super::Trainer;
 use super::checkpoint::{Moments, State};
 use super::metrics::StepMetrics;
-use crate::config::{Decay, RunConfig};
+use crate::config::{Decay, ObjectiveKind, RunConfig};
 use crate::error::{Error, Result};
-use crate::gpt2::Gpt2;
 use crate::layers::{DropoutSource, Forward};
+use crate::model::{LanguageModel, Score};
 use crate::objective::Batch;
 
 /// Runs one step on `batches` and measures loss, rate and gradient norm. `steps` is the length of the run, for the
@@ -19,7 +19,7 @@ use crate::objective::Batch;
 /// # Errors
 /// [`Error::Run`] when loss or gradients are not finite (without a loss scaler).
 pub fn train_step(
-    model: &mut Gpt2,
+    model: &mut dyn LanguageModel,
     moments: &mut Moments,
     state: &mut State,
     config: &RunConfig,
@@ -33,21 +33,22 @@ pub fn train_step(
     let scale = state.loss_scaler.map_or(1.0, |scaler| scaler.scale);
 
     // Every micro-batch's loss is divided by the tokens of all of them: the sum is the mean over the step.
-    let mut loss = 0.0;
+    let (mut loss, mut hits) = (0.0, 0);
     let mut grads: Vec<Option<Tensor>> = Vec::new();
     for batch in batches {
         let dropout = DropoutSource { seed: train.seed, step: state.micro_steps as u32 };
-        let fwd = Forward::training(&model.params, dropout, train.recompute);
+        let fwd = Forward::training(model.params(), dropout, train.recompute);
         let tape = fwd.tape.clone().expect("bug in handloom-model: a training pass has a tape");
         let mut under_way = tape.gradients();
         fwd.weights.seed_gradients(&mut under_way, std::mem::take(&mut grads));
-        let part = model.loss(&fwd, &batch.ids, &batch.targets, divisor)?;
+        let Score { loss: part, hits: part_hits } = model.score(&fwd, &batch, divisor)?;
+        hits += part_hits;
         loss += part.item()? as f64;
         tape.backward(&part, Tensor::scalar(scale as f32), &mut under_way)?;
         grads = fwd.weights.take_gradients(&mut under_way);
         state.micro_steps += 1;
     }
-    let grads = all_present(model, grads)?;
+    let grads = all_present(&*model, grads)?;
 
     let norm = global_norm(&grads)? / scale;
     let lr = optimizer.lr * config.schedule.factor(step, steps);
@@ -69,7 +70,7 @@ pub fn train_step(
         let shared = Step { lr, betas, eps: optimizer.eps, step: state.updates, grad_scale };
         let moments = moments.m.iter_mut().zip(&mut moments.v);
         let mut parameters: Vec<Parameter> = model
-            .params
+            .params_mut()
             .iter_mut()
             .zip(&grads)
             .zip(moments)
@@ -82,10 +83,12 @@ pub fn train_step(
         adamw(&mut parameters, shared)?;
     }
     state.step += 1;
+    let masked = model.objective() == ObjectiveKind::Mlm;
     Ok(StepMetrics {
         step: state.step,
         loss: Some(loss),
         ppl: Some(loss.exp()),
+        masked_accuracy: masked.then(|| hits as f64 / counted.max(1) as f64),
         lr: Some(lr),
         grad_norm: Some(norm),
         loss_scale: state.loss_scaler.map(|scaler| scaler.scale),
@@ -95,8 +98,8 @@ pub fn train_step(
 }
 
 /// Every parameter must have received a gradient: one that did not is a broken model, never a silent zero.
-fn all_present(model: &Gpt2, grads: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
-    let names = model.params.iter().map(|param| &param.name);
+fn all_present(model: &dyn LanguageModel, grads: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
+    let names = model.params().iter().map(|param| &param.name);
     names
         .zip(grads)
         .map(|(name, grad)| {
@@ -112,12 +115,11 @@ impl Trainer {
         let mut batches = Vec::new();
         for _ in 0..self.config.train.accumulate {
             let end = (self.state.rows + self.config.train.batch as u64).min(limit);
-            let rows: Vec<usize> = (self.state.rows..end).map(|row| self.order.block_of_row(row)).collect();
-            if rows.is_empty() {
+            if self.state.rows == end {
                 break;
             }
-            self.state.rows = end;
-            batches.push(Batch::causal(&self.train, rows.into_iter())?);
+            let rows = std::mem::replace(&mut self.state.rows, end)..end;
+            batches.push(self.objective.training_batch(&self.train, &self.order, rows)?);
         }
         Ok(batches)
     }

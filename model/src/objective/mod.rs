@@ -1,0 +1,155 @@
+//! Objectives: from blocks of tokens to what the model sees and what it must predict.
+
+mod masked;
+
+pub use masked::{Draw, Masking};
+
+use std::ops::Range;
+
+use handloom_engine::ops::cross_entropy::{IGNORE_INDEX, count_targets};
+use handloom_engine::tensor::Tensor;
+
+use crate::config::{ObjectiveKind, RunConfig};
+use crate::data::{Blocks, Frame, Layout, Order};
+use crate::error::Result;
+use crate::tokenizer::Tokenizer;
+
+/// What a model sees and what it must predict.
+pub struct Batch {
+    /// (B, T) i32.
+    pub ids: Tensor,
+    /// (B, T) i32; [`IGNORE_INDEX`] where nothing is to be predicted.
+    pub targets: Tensor,
+    /// Targets that count.
+    pub counted: usize,
+    /// (B, T) i32, 0 where a token is padding; `None` when none is.
+    pub key_mask: Option<Tensor>,
+    /// (B, T) i32, the segment of each token; `None` when all are in segment 0.
+    pub segment_ids: Option<Tensor>,
+}
+
+impl Batch {
+    /// From ids and targets, both rows of `time` tokens, without padding.
+    pub fn new(ids: &[i32], targets: &[i32], time: usize) -> Result<Self> {
+        let shape = [ids.len() / time.max(1), time];
+        Ok(Batch {
+            ids: Tensor::from_slice(ids, &shape)?,
+            targets: Tensor::from_slice(targets, &shape)?,
+            counted: count_targets(targets),
+            key_mask: None,
+            segment_ids: None,
+        })
+    }
+
+    /// A causal language model's batch of the blocks of these numbers: `targets[t] = ids[t + 1]`, nothing to predict
+    /// after the last token of a row.
+    pub fn causal(blocks: &Blocks, rows: impl ExactSizeIterator<Item = usize>) -> Result<Self> {
+        let (batch, time) = (rows.len(), blocks.block());
+        let mut ids = vec![0i32; batch * time];
+        for (row, block) in ids.chunks_exact_mut(time).zip(rows) {
+            blocks.fill(block, row);
+        }
+        Self::causal_from_ids(&ids, batch, time)
+    }
+
+    /// As [`Batch::causal`], from ids (batch, time) at hand.
+    pub fn causal_from_ids(ids: &[i32], batch: usize, time: usize) -> Result<Self> {
+        let mut targets = vec![IGNORE_INDEX; batch * time];
+        for (targets, ids) in targets.chunks_exact_mut(time).zip(ids.chunks_exact(time)) {
+            targets[..time - 1].copy_from_slice(&ids[1..]);
+        }
+        Self::new(ids, &targets, time)
+    }
+
+    /// A masked language model's batch: block numbers, each with the draws that mask it.
+    pub fn masked(
+        blocks: &Blocks,
+        rows: impl ExactSizeIterator<Item = (usize, Draw)>,
+        masking: &Masking,
+    ) -> Result<Self> {
+        let (batch, time) = (rows.len(), blocks.block());
+        let mut ids = vec![0i32; batch * time];
+        let mut targets = Vec::with_capacity(batch * time);
+        let mut seen = vec![1i32; batch * time];
+        for ((ids, seen), (block, draw)) in
+            ids.chunks_exact_mut(time).zip(seen.chunks_exact_mut(time)).zip(rows)
+        {
+            let used = blocks.fill(block, ids);
+            seen[used..].fill(0);
+            targets.extend(masking.apply(&mut ids[..used], draw));
+            targets.resize(targets.len() + time - used, IGNORE_INDEX);
+        }
+        let key_mask = seen.contains(&0).then(|| Tensor::from_slice(&seen, &[batch, time])).transpose()?;
+        Ok(Batch { key_mask, ..Self::new(&ids, &targets, time)? })
+    }
+}
+
+/// An objective with all it needs to make batches.
+pub enum Objective {
+    /// Each token from those before it.
+    Causal,
+    /// Some tokens from all the others.
+    Masked {
+        masking: Masking,
+        layout: Layout,
+        /// Of the training masks.
+        seed: u64,
+    },
+}
+
+impl Objective {
+    /// The objective of a run.
+    ///
+    /// # Errors
+    /// Those of [`Masking::new`] and [`Frame::of`].
+    pub fn new(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Self> {
+        match config.objective.kind {
+            ObjectiveKind::Clm => Ok(Objective::Causal),
+            ObjectiveKind::Mlm => {
+                let masking = Masking::new(&config.objective, tokenizer)?;
+                let frame = Frame::of(tokenizer)?;
+                let layout = if config.train.pack { Layout::Framed(frame) } else { Layout::Padded(frame) };
+                Ok(Objective::Masked { masking, layout, seed: config.train.seed })
+            }
+        }
+    }
+
+    /// How rows of data have to be laid out for it.
+    pub fn layout(&self) -> Layout {
+        match self {
+            Objective::Causal => Layout::Plain,
+            Objective::Masked { layout, .. } => *layout,
+        }
+    }
+
+    /// Which objective this is.
+    pub fn kind(&self) -> ObjectiveKind {
+        match self {
+            Objective::Causal => ObjectiveKind::Clm,
+            Objective::Masked { .. } => ObjectiveKind::Mlm,
+        }
+    }
+
+    /// The batch of these rows of a run, rows counted over all epochs.
+    pub fn training_batch(&self, blocks: &Blocks, order: &Order, rows: Range<u64>) -> Result<Batch> {
+        let numbered: Vec<(u64, usize)> = rows.map(|row| (row, order.block_of_row(row))).collect();
+        match self {
+            Objective::Causal => Batch::causal(blocks, numbered.into_iter().map(|(_, block)| block)),
+            Objective::Masked { masking, seed, .. } => {
+                let draw = |(row, block)| (block, Draw::Training { seed: *seed, row });
+                Batch::masked(blocks, numbered.into_iter().map(draw), masking)
+            }
+        }
+    }
+
+    /// The batch of these blocks for evaluation: the same at every call.
+    pub fn evaluation_batch(&self, blocks: &Blocks, numbers: Range<usize>) -> Result<Batch> {
+        match self {
+            Objective::Causal => Batch::causal(blocks, numbers),
+            Objective::Masked { masking, .. } => {
+                let draw = |block| (block, Draw::Evaluation { block: block as u64 });
+                Batch::masked(blocks, numbers.map(draw), masking)
+            }
+        }
+    }
+}

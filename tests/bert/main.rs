@@ -1,0 +1,7 @@
+//! BERT: against PyTorch's goldens (tests/goldens/bert-tiny), and what masking draws.
+
+mod golden;
+mod masking;
+mod model;
+mod parity;
+mod training;
