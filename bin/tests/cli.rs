@@ -329,6 +329,8 @@ fn a_reader_that_goes_early_is_no_panic() {
     let train = place.train("piped", &["--set", "train.steps=200", "--set", "train.eval_every=2"]);
     for args in [
         &["train", "--keys"][..],
+        &["ops", "--json"],
+        &["bench", "op", "reshape", "--runs", "1"],
         &["data", "inspect", "--tokenizer", "tok.json", "--top", "300", "train.txt"],
         &["generate", "--model", "run", "--prompt", "the girl\n", "--max-new-tokens", "3000", "--top-p", "1"],
         &train,

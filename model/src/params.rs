@@ -225,3 +225,54 @@ impl Weights {
         self.0.iter().map(|weight| grads.take(weight.grad_id())).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAN: [usize; 2] = [300, 200];
+
+    fn drawn(init: Init, seed: u64) -> Vec<Vec<f32>> {
+        let (fan_in, fan_out) = (FAN[0], FAN[1]);
+        let mut params = Params::default();
+        params.add("w".into(), Kind::Weight { fan_in, fan_out }, &FAN);
+        params.add("r".into(), Kind::ResidualWeight { fan_in, fan_out }, &FAN);
+        params.add("e".into(), Kind::Embedding, &FAN);
+        params.add("s".into(), Kind::Scale, &[5]);
+        params.add("b".into(), Kind::Bias, &[5]);
+        params.initialise(InitOptions { init, std: 0.02, layers: 8, width: 256, seed }).unwrap();
+        params.iter().map(|param| param.value.to_vec_f32()).collect()
+    }
+
+    #[test]
+    fn every_initialisation_has_its_deviation() {
+        // By hand: 2 layers = 16 and sqrt 16 = 4; 2/(300+200) and 2/300 are variances; 256^-0.5 = 1/16.
+        for (init, weight, residual, table) in [
+            (Init::Gpt2, 0.02, 0.005, 0.02),
+            (Init::Xavier, 0.004f64.sqrt(), 0.004f64.sqrt(), 0.02),
+            (Init::He, (1.0f64 / 150.0).sqrt(), (1.0f64 / 150.0).sqrt(), 0.02),
+            (Init::InverseSqrtWidth, 0.0625, 0.0625, 0.0625),
+        ] {
+            let values = drawn(init, 7);
+            for (values, want) in values.iter().zip([weight, residual, table]) {
+                let n = values.len() as f64;
+                let mean = values.iter().map(|x| *x as f64).sum::<f64>() / n;
+                let std = (values.iter().map(|x| (*x as f64 - mean).powi(2)).sum::<f64>() / n).sqrt();
+                // Standard errors of 60,000 normal draws: std / 245 of the mean, std / 346 of the deviation; 5 of them.
+                assert!(mean.abs() < 5.0 * want / 245.0, "{init:?}: mean {mean}");
+                assert!((std / want - 1.0).abs() < 5.0 / 346.0, "{init:?}: deviation {std}, want {want}");
+            }
+            assert_eq!(values[3], [1.0; 5]);
+            assert_eq!(values[4], [0.0; 5]);
+        }
+    }
+
+    #[test]
+    fn draws_depend_on_the_seed_and_on_nothing_else() {
+        let values = drawn(Init::Gpt2, 7);
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(values, one.install(|| drawn(Init::Gpt2, 7)));
+        assert_ne!(values[0], drawn(Init::Gpt2, 8)[0]);
+        assert!(values[0] != values[2], "parameters draw from streams of their own");
+    }
+}

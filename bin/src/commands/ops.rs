@@ -5,6 +5,7 @@ use handloom_engine::cards;
 use serde_json::json;
 
 use super::CommandResult;
+use super::output::say;
 
 /// Arguments of `handloom ops`.
 #[derive(Args, Debug)]
@@ -24,16 +25,16 @@ pub fn run(args: OpsArgs) -> CommandResult {
                 "op": card.op, "name": card.name, "formula": card.formula, "source": card.source,
                 "size_names": card.size_names, "cases": cases,
             });
-            println!("{report}");
+            say(format_args!("{report}"));
         } else {
-            println!("{:<30} {}", card.name, card.formula);
-            println!(
+            say(format_args!("{:<30} {}", card.name, card.formula));
+            say(format_args!(
                 "{:<30} sizes {}; {} test cases; {}",
                 "",
                 card.size_names,
                 card.cases.len(),
                 card.source
-            );
+            ));
         }
     }
     Ok(())

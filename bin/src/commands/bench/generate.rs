@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::peak_rss_bytes;
 use crate::commands::CommandResult;
+use crate::commands::output::say;
 
 /// Arguments of `handloom bench generate`.
 #[derive(Args, Debug)]
@@ -69,9 +70,12 @@ pub fn run(args: BenchGenerateArgs) -> CommandResult {
             "tokens_per_s": { "median": median, "min": min, "max": max },
             "peak_rss_bytes": peak_rss_bytes(),
         });
-        println!("{report}");
+        say(format_args!("{report}"));
     } else {
-        println!("{median:.1} tokens/s median ({min:.1} to {max:.1}), {} new tokens a run", args.new_tokens);
+        say(format_args!(
+            "{median:.1} tokens/s median ({min:.1} to {max:.1}), {} new tokens a run",
+            args.new_tokens
+        ));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use handloom_engine::tensor::Tensor;
 use serde_json::json;
 
 use crate::commands::CommandResult;
+use crate::commands::output::say;
 
 /// Arguments of `handloom bench op`.
 #[derive(Args, Debug)]
@@ -49,10 +50,10 @@ pub fn run(args: BenchOpArgs) -> CommandResult {
     }
     if !args.json {
         let (gflops, gbs) = ("GFLOP/s", "GB/s");
-        println!(
+        say(format_args!(
             "{:<30} {:<24} {:>11} {gflops:>8} {gbs:>7} {:>12}",
             "op", "sizes", "forward ms", "backward ms"
-        );
+        ));
     }
     for card in chosen {
         let (forward, backward) = measure(card, dtype, args.runs)?;
@@ -66,14 +67,14 @@ pub fn run(args: BenchOpArgs) -> CommandResult {
                 "forward_ms": forward * 1e3, "backward_ms": backward * 1e3,
                 "forward_gflops": gflops, "forward_gb_per_s": gbs,
             });
-            println!("{report}");
+            say(format_args!("{report}"));
         } else {
             let sizes = sizes.iter().map(|n| n.to_string()).collect::<Vec<_>>().join("x");
             let (forward, backward) = (forward * 1e3, backward * 1e3);
-            println!(
+            say(format_args!(
                 "{:<30} {sizes:<24} {forward:>11.3} {gflops:>8.1} {gbs:>7.1} {backward:>12.3}",
                 card.name
-            );
+            ));
         }
     }
     Ok(())

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::peak_rss_bytes;
 use crate::commands::CommandResult;
+use crate::commands::output::say;
 
 /// Arguments of `handloom bench train`.
 #[derive(Args, Debug)]
@@ -119,10 +120,10 @@ pub fn run(args: BenchTrainArgs) -> CommandResult {
             "peak_rss_bytes": peak_rss_bytes(),
             "ops": ops,
         });
-        println!("{report}");
+        say(format_args!("{report}"));
         return Ok(());
     }
-    println!(
+    say(format_args!(
         "{:.2} M parameters, {} x {} x {} tokens, {:?}, {} threads, {:?}",
         model.params.numel() as f64 / 1e6,
         config.train.accumulate,
@@ -131,8 +132,8 @@ pub fn run(args: BenchTrainArgs) -> CommandResult {
         config.train.precision,
         rayon::current_num_threads(),
         simd::level()
-    );
-    println!(
+    ));
+    say(format_args!(
         "step {:.1} ms median ({:.1} to {:.1}), {:.0} tokens/s, peak {:.0} MB of tensors, {:.0} MB resident\n",
         median * 1e3,
         times[0] * 1e3,
@@ -140,15 +141,24 @@ pub fn run(args: BenchTrainArgs) -> CommandResult {
         tokens / median,
         storage::memory().peak as f64 / 1e6,
         peak_rss_bytes().unwrap_or(0) as f64 / 1e6
-    );
-    println!("{:<22} {:<9} {:>6} {:>9} {:>7}", "op", "pass", "calls", "ms/step", "share");
+    ));
+    say(format_args!("{:<22} {:<9} {:>6} {:>9} {:>7}", "op", "pass", "calls", "ms/step", "share"));
     let mut sum = 0.0;
     for ((op, pass), entry) in &rows {
         let ms = entry.time.as_secs_f64() * 1e3 / steps;
         sum += ms;
         let (calls, share) = (entry.calls as f64 / steps, 100.0 * entry.time.as_secs_f64() / profiled);
-        println!("{op:<22} {:<9} {calls:>6.0} {ms:>9.2} {share:>6.1}%", format!("{pass:?}").to_lowercase());
+        say(format_args!(
+            "{op:<22} {:<9} {calls:>6.0} {ms:>9.2} {share:>6.1}%",
+            format!("{pass:?}").to_lowercase()
+        ));
     }
-    println!("{:<22} {:<9} {:>6} {sum:>9.2}   (mean step {:.2} ms)", "sum", "", "", profiled * 1e3 / steps);
+    say(format_args!(
+        "{:<22} {:<9} {:>6} {sum:>9.2}   (mean step {:.2} ms)",
+        "sum",
+        "",
+        "",
+        profiled * 1e3 / steps
+    ));
     Ok(())
 }
