@@ -1,4 +1,4 @@
-//! Measures the emulator: lane-instructions per second of an f32 loop, and two matrix products.
+//! Measures the emulator: lane-instructions per second of an f32 loop, matrix products, and launches.
 //!
 //! `cargo run --release -p handloom-emulator --example speed`
 //!
@@ -7,11 +7,13 @@
 
 use std::time::Instant;
 
-use handloom_emulator::{Arg, Checks, Device, LaunchConfig, Module, Options, Result};
+use handloom_emulator::tensormap::{Tiled, encode_tiled};
+use handloom_emulator::{Arch, Arg, Checks, Device, Error, LaunchConfig, Module, Options, Result};
 
 const BASIC: &str = include_str!("../tests/ptx/basic.ptx");
 const SHARED: &str = include_str!("../tests/ptx/shared.ptx");
 const TENSOR: &str = include_str!("../tests/ptx/tensor.ptx");
+const HOPPER: &str = include_str!("../tests/ptx/hopper.ptx");
 const LAUNCHES: u32 = 3;
 
 /// Processor seconds of this process, all threads; 0 where the system does not say.
@@ -68,6 +70,48 @@ fn product(device: &mut Device, case: &Case, n: u64, bytes: u64) -> Result<()> {
     run(device, case, &[c.into(), a.into(), b.into(), size.into(), size.into(), size.into()])
 }
 
+/// A product by wgmma, of bf16 matrices that tensor copies bring.
+fn hopper_product(device: &mut Device, n: u64, mode: &str) -> Result<()> {
+    let (a, b, c) = (
+        device.allocate(n * n * 2, "a")?,
+        device.allocate(n * n * 2, "b")?,
+        device.allocate(n * n * 4, "c")?,
+    );
+    device.write(a, &vec![0; (n * n * 2) as usize])?;
+    device.write(b, &vec![0; (n * n * 2) as usize])?;
+    let map = |address, rows| {
+        let tiled = Tiled {
+            data_type: 9,
+            address,
+            dims: &[n, n],
+            strides: &[2 * n],
+            box_dims: &[64, rows],
+            element_strides: &[1, 1],
+            interleave: 0,
+            swizzle: 3,
+            l2_promotion: 0,
+            oob_fill: 0,
+        };
+        encode_tiled(&tiled).map(|bytes| Arg(bytes.to_vec())).map_err(Error::Memory)
+    };
+    let blocks = (n / 128) as u32;
+    let case = Case {
+        name: format!("matmul by wgmma {n}^3, {mode}"),
+        ptx: HOPPER,
+        kernel: "matmul",
+        config: LaunchConfig {
+            grid: [blocks, blocks, 1],
+            block: [384, 1, 1],
+            cluster: [1; 3],
+            dynamic_shared: 3 * 2 * 128 * 64 * 2 + 64,
+        },
+        work: (n as f64).powi(3) / 1e6,
+        unit: "M mul-add",
+    };
+    let size = n as i32;
+    run(device, &case, &[map(a, 128)?, map(b, 64)?, c.into(), size.into(), size.into()])
+}
+
 fn main() -> Result<()> {
     for checks in [true, false] {
         let mode = if checks { "checks and counters" } else { "no checks, no counters" };
@@ -116,6 +160,30 @@ fn main() -> Result<()> {
             unit: "M mul-add",
         };
         product(&mut device(0), &case, 1024, 2)?;
+        let checked = if checks { Checks::ALL } else { Checks::NONE };
+        let options = Options { checks: checked, counters: checks, ..Options::default() };
+        let Some(arch) = Arch::named("sm_90a") else { continue };
+        hopper_product(&mut Device::new(Options { arch, ..options }), 1024, mode)?;
+        overhead(&mut device(1), mode)?;
     }
+    Ok(())
+}
+
+/// What a launch of one small block costs.
+fn overhead(device: &mut Device, mode: &str) -> Result<()> {
+    let module = device.load(&Module::parse(BASIC)?)?;
+    let x = device.allocate(128, "x")?;
+    device.write(x, &[0; 128])?;
+    let (args, launches) = ([x.into(), x.into(), x.into(), 32i32.into()], 20_000);
+    let (start, before) = (Instant::now(), processor_seconds());
+    for _ in 0..launches {
+        device.launch(&module, "vector_add", LaunchConfig::linear(1, 32), &args)?;
+    }
+    println!(
+        "{:<42} {:>8.2} us {:>34.2} processor us",
+        format!("launch of one warp, {mode}"),
+        start.elapsed().as_secs_f64() * 1e6 / launches as f64,
+        (processor_seconds() - before) * 1e6 / launches as f64
+    );
     Ok(())
 }

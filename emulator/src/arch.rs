@@ -26,9 +26,13 @@ pub struct Arch {
     pub sms: u32,
     pub const_bytes: u32,
     pub param_bytes: u32,
+    /// Blocks of a cluster, with opting in beyond 8; 0 where there are no clusters.
+    pub max_cluster: u32,
 }
 
-const ARCHS: &[Arch] = &[Arch {
+const ARCHS: &[Arch] = &[SM_80, SM_90A];
+
+const SM_80: Arch = Arch {
     name: "sm_80",
     major: 8,
     minor: 0,
@@ -47,7 +51,21 @@ const ARCHS: &[Arch] = &[Arch {
     sms: 108,
     const_bytes: 64 << 10,
     param_bytes: 4352,
-}];
+    max_cluster: 0,
+};
+
+/// An H100 or H200 (SXM).
+const SM_90A: Arch = Arch {
+    name: "sm_90a",
+    major: 9,
+    minor: 0,
+    shared_per_block_optin: 227 << 10,
+    shared_per_sm: 228 << 10,
+    sms: 132,
+    param_bytes: 32764,
+    max_cluster: 16,
+    ..SM_80
+};
 
 impl Arch {
     /// The architecture called `name`, if the emulator has it.

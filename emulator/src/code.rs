@@ -7,6 +7,7 @@
 use crate::exec::lanes::{LaneFn, Slots};
 use crate::exec::scalar::Scalar;
 use crate::ptx::ast::{Loc, Space, Ty};
+use crate::tensormap::Field;
 
 /// Which bank of registers a value lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +43,13 @@ pub enum Kind {
     Branch(u32),
     BranchIndex(u32),
     Call(u32),
+    /// A number of [`Code::indirects`]; pool: the function's address.
+    CallIndirect(u32),
+    /// Takes bytes of the thread's stack, at a multiple of this; pool: address, bytes.
+    Alloca(u32),
+    /// Pool: where the stack ends.
+    StackSave,
+    StackRestore,
     Ret,
     Exit,
     Trap,
@@ -58,6 +66,16 @@ pub enum Kind {
     Barrier(Barrier),
     BarWarp,
     Fence,
+    /// Of the device's or the system's scope.
+    FenceDevice,
+    /// A number of [`Code::hoppers`].
+    Hopper(u32),
+    /// Executed by the four warps of a warpgroup together; a number of [`Code::warpgroups`].
+    Warpgroup(u32),
+    /// Reports an access to a register that a wgmma in flight uses; pool: nothing.
+    CheckInFlight(u32),
+    /// Pool: lane, predicate, member mask.
+    Elect,
     CpAsync(u32),
     CpAsyncCommit,
     CpAsyncWait(u32),
@@ -129,11 +147,13 @@ pub enum MmaType {
     F16,
     Bf16,
     Tf32,
+    /// Of m8n8k4 only.
+    F64,
     /// Signedness of A and B.
     Int8(bool, bool),
 }
 
-/// m16n8k`k`; pool: D, A, B, C.
+/// m16n8k`k`, or m8n8k4 in f64; pool: D, A, B, C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mma {
     pub k: u8,
@@ -149,6 +169,7 @@ impl Mma {
         let element_bits = match self.ty {
             MmaType::F16 | MmaType::Bf16 => 16,
             MmaType::Tf32 => 32,
+            MmaType::F64 => return (2, 1, 1),
             MmaType::Int8(..) => 8,
         };
         let a = 16 * self.k as usize * element_bits / 32 / 32;
@@ -185,12 +206,22 @@ pub enum Fixed {
     LanemaskGt,
     DynamicSharedBytes,
     TotalSharedBytes,
+    /// Along an axis: the block in its cluster, the cluster's size, the cluster in the grid, and the grid's size.
+    ClusterCtaid(u8),
+    ClusterNctaid(u8),
+    ClusterId(u8),
+    NClusterId(u8),
+    ClusterRank,
+    ClusterSize,
+    IsExplicitCluster,
     /// Where the frame's local variables start.
     LocalBase,
     /// Where dynamic shared memory starts.
     DynamicShared,
     /// The address of module variable `.0`, plus `.1`.
     Global(u32, i64),
+    /// Low and high half of the address where a cooperative launch keeps its grid-wide barrier; 0 in others.
+    Workspace(bool),
     /// The bits of an immediate.
     Constant(u64),
 }
@@ -211,6 +242,8 @@ pub struct MemOp {
     pub strong: bool,
     /// `.nc` or `ldu`: the data must not change during the kernel.
     pub read_only: bool,
+    /// Bytes of a load that matter, one bit each; the rest may never have been written.
+    pub used_bytes: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,6 +359,185 @@ pub struct Frame {
     pub calls: Vec<u32>,
 }
 
+/// A named register that an instruction writes.
+#[derive(Clone, Debug)]
+pub struct NamedWrite {
+    pub inst: u32,
+    pub bank: Bank,
+    pub slot: u16,
+    pub name: String,
+}
+
+/// An address operand; its row comes from the pool.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct At {
+    pub space: Space,
+    pub bank: Bank,
+    pub offset: i64,
+}
+
+/// Where a bulk copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BulkWay {
+    GlobalToShared,
+    SharedToShared,
+    SharedToGlobal,
+}
+
+/// A bulk or tensor copy. Pool: destination, source, size or coordinates, mbarrier and block mask where present; a
+/// tensor's own address is that of its map.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BulkOp {
+    pub way: BulkWay,
+    /// Dimensions of a tensor copy; 0 for a plain one.
+    pub dimensions: u8,
+    pub reduce: Option<(AtomicOp, Ty)>,
+    pub multicast: bool,
+    pub to: At,
+    pub from: At,
+    pub mbarrier: Option<At>,
+}
+
+/// Instructions of sm_90 that one warp executes. Pool: destinations, then sources in the order of the instruction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HopperOp {
+    MbarrierInit(At),
+    MbarrierInval(At),
+    MbarrierArrive {
+        at: At,
+        drop: bool,
+        expect: bool,
+        no_complete: bool,
+        relaxed: bool,
+        has_count: bool,
+        has_state: bool,
+    },
+    MbarrierTx {
+        at: At,
+        complete: bool,
+    },
+    MbarrierWait {
+        at: At,
+        blocking: bool,
+        parity: bool,
+        relaxed: bool,
+    },
+    MbarrierPending,
+    CpAsyncArrive {
+        at: At,
+        noinc: bool,
+    },
+    ClusterArrive {
+        relaxed: bool,
+        aligned: bool,
+    },
+    ClusterWait {
+        aligned: bool,
+    },
+    Mapa {
+        wide: bool,
+        generic: bool,
+    },
+    GetCtaRank {
+        wide: bool,
+    },
+    Bulk(BulkOp),
+    BulkCommit,
+    BulkWait {
+        keep: u32,
+        read: bool,
+    },
+    /// Stores (`reduce` none) and reductions that signal an mbarrier. Pool: address, elements, mbarrier.
+    StAsync {
+        at: At,
+        mbarrier: At,
+        ty: Ty,
+        count: u8,
+        reduce: Option<AtomicOp>,
+    },
+    TensormapReplace {
+        at: At,
+        field: Field,
+        wide: bool,
+    },
+    /// tensormap.cp_fenceproxy
+    TensormapCopy {
+        to: At,
+        from: At,
+    },
+    ProxyFence,
+    MbarrierInitFence,
+    CreatePolicy,
+    Stmatrix {
+        count: u8,
+        transpose: bool,
+    },
+}
+
+/// Element types of A and B of wgmma.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WgmmaType {
+    F16,
+    Bf16,
+    Tf32,
+    /// True for e5m2, else e4m3, of A and B.
+    Fp8(bool, bool),
+    /// Signedness of A and B.
+    Int8(bool, bool),
+}
+
+impl WgmmaType {
+    /// Bytes of an element.
+    pub fn bytes(self) -> u32 {
+        match self {
+            WgmmaType::F16 | WgmmaType::Bf16 => 2,
+            WgmmaType::Tf32 => 4,
+            _ => 1,
+        }
+    }
+}
+
+/// wgmma.mma_async of m64 x `n` with 32 bytes of K. Pool: D; D again, A (four registers or a descriptor), the
+/// descriptor of B, scale-d.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WgmmaOp {
+    pub n: u16,
+    pub ty: WgmmaType,
+    pub half_accumulator: bool,
+    pub satfinite: bool,
+    pub a_registers: bool,
+    pub negate: [bool; 2],
+    /// A is M-major, B is N-major.
+    pub transpose: [bool; 2],
+    /// Numbers of the registers of D and A.
+    pub d: Vec<u32>,
+    pub a: Vec<u32>,
+    /// A register that some path accesses after the last wgmma.fence.
+    pub unfenced: Option<u32>,
+}
+
+impl WgmmaOp {
+    /// Columns of A.
+    pub fn k(&self) -> usize {
+        32 / self.ty.bytes() as usize
+    }
+
+    /// Registers of D in a lane.
+    pub fn registers(&self) -> usize {
+        self.n as usize / if self.half_accumulator { 4 } else { 2 }
+    }
+}
+
+/// What the four warps of a warpgroup execute together.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WarpgroupOp {
+    Mma(Box<WgmmaOp>),
+    Fence,
+    Commit,
+    Wait(u32),
+    SetMaxNReg { increase: bool, count: u32 },
+}
+
 /// A kernel ready to run.
 #[derive(Clone, Default)]
 pub struct Code {
@@ -338,15 +550,31 @@ pub struct Code {
     pub mems: Vec<MemOp>,
     pub atoms: Vec<AtomOp>,
     pub cps: Vec<CpAsyncOp>,
+    pub hoppers: Vec<HopperOp>,
+    pub warpgroups: Vec<WarpgroupOp>,
+    /// Names of the registers that `CheckInFlight` and wgmma operations number.
+    pub register_names: Vec<String>,
+    /// True when the kernel uses mbarriers, clusters, bulk copies or wgmma: orders are then tracked for the cluster.
+    pub uses_hopper: bool,
     pub calls: Vec<CallOp>,
+    /// What an indirect call may go to: addresses, and numbers of `calls`.
+    pub indirects: Vec<Vec<(u64, u32)>>,
     pub tables: Vec<TableOp>,
+    /// Named registers that instructions write, in order of the instructions: for traces.
+    pub writes: Vec<NamedWrite>,
     /// Registers whose writes are tracked, by the number in `CheckWritten`: name.
     pub tracked: Vec<String>,
     /// The kernel is frame 0.
     pub frames: Vec<Frame>,
+    /// Some function takes stack while it runs (`alloca`).
+    pub uses_alloca: bool,
     /// Static shared memory in bytes, and the alignment of what follows.
     pub shared_bytes: u32,
     pub shared_align: u32,
+    /// True when whole-block barriers and whole-warp barriers are all that orders accesses to shared memory.
+    pub plain_barriers: bool,
+    /// The smallest access to shared memory, in bytes, as a power of two.
+    pub shared_granule: u32,
     /// True when the kernel exchanges data between blocks (atomics, fences, strong accesses to global memory).
     pub blocks_communicate: bool,
     /// Largest number of registers live at once, in 32-bit registers (what a compiler would need at least).
@@ -354,6 +582,11 @@ pub struct Code {
 }
 
 impl Code {
+    /// True when threads need more local memory than the kernel's own frame.
+    pub fn uses_stack(&self) -> bool {
+        self.frames.len() > 1 || self.uses_alloca
+    }
+
     pub fn bank_of(ty: Ty) -> Bank {
         match ty.bytes() {
             0 => Bank::Pred,

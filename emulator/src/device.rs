@@ -8,7 +8,8 @@ use crate::check::{Finding, Findings};
 use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::exec;
-use crate::memory::GlobalMemory;
+use crate::exec::trace::{Step, Trace};
+use crate::memory::{GlobalMemory, function_address};
 use crate::module::{Kernel, Module};
 use crate::options::Options;
 use crate::ptx::ast::{Init, Space, Ty};
@@ -42,7 +43,7 @@ pub struct LaunchConfig {
     pub grid: [u32; 3],
     /// Threads of a block along x, y, z.
     pub block: [u32; 3],
-    /// Blocks of a cluster; [1, 1, 1] without clusters, the only value supported yet.
+    /// Blocks of a cluster along x, y, z; [1, 1, 1] for what the kernel was compiled for, or no clusters.
     pub cluster: [u32; 3],
     /// Dynamic shared memory in bytes.
     pub dynamic_shared: u32,
@@ -65,6 +66,8 @@ pub struct LaunchReport {
     pub counters: Counters,
     /// What the kernel printed.
     pub printed: String,
+    /// The steps of the warp that the options name.
+    pub trace: Vec<Step>,
 }
 
 impl LaunchReport {
@@ -97,6 +100,9 @@ impl Loaded {
     }
 }
 
+/// Bytes of the memory behind a grid-wide barrier.
+const WORKSPACE_BYTES: u64 = 64;
+
 /// An emulated GPU.
 ///
 /// # Example
@@ -127,12 +133,13 @@ pub struct Device {
     options: Options,
     memory: GlobalMemory,
     launches: AtomicU64,
+    spare: exec::Spare,
 }
 
 impl Device {
     pub fn new(options: Options) -> Device {
         let memory = GlobalMemory::new(options.memory);
-        Device { options, memory, launches: AtomicU64::new(0) }
+        Device { options, memory, launches: AtomicU64::new(0), spare: exec::Spare::default() }
     }
 
     pub fn options(&self) -> &Options {
@@ -141,6 +148,10 @@ impl Device {
 
     pub fn memory(&self) -> &GlobalMemory {
         &self.memory
+    }
+
+    pub fn memory_mut(&mut self) -> &mut GlobalMemory {
+        &mut self.memory
     }
 
     /// Reserves `bytes` of global memory, not written; `name` is what findings call it.
@@ -217,6 +228,9 @@ impl Device {
                 let value = match init {
                     Init::Bits(bits) => *bits,
                     Init::Symbol { name, offset, .. } => match by_name.get(name.as_str()) {
+                        None if module.0.functions.contains_key(name) && *offset == 0 && width == 8 => {
+                            function_address(module.0.functions[name])
+                        }
                         Some(a) if *a != 0 && matches!(v.ty, Ty::U64 | Ty::B64 | Ty::S64) => {
                             a.wrapping_add_signed(*offset)
                         }
@@ -248,6 +262,15 @@ impl Device {
         config: LaunchConfig,
         args: &[Arg],
     ) -> Result<LaunchReport> {
+        let params = self.param_block(module, kernel, args)?;
+        self.launch_block(module, kernel, config, &params)
+    }
+
+    /// The parameter block of a launch with these arguments.
+    ///
+    /// # Errors
+    /// `Error::Launch`: no such kernel, or arguments that do not match its parameters.
+    pub fn param_block(&self, module: &Loaded, kernel: &str, args: &[Arg]) -> Result<Vec<u8>> {
         let fail = |message: String| Err(Error::Launch { kernel: kernel.to_string(), message });
         let Some(k) = module.module.kernel(kernel) else {
             let known: Vec<&str> = module.module.kernels().iter().map(|k| k.name.as_str()).collect();
@@ -269,7 +292,18 @@ impl Device {
             }
             params[p.offset as usize..][..arg.0.len()].copy_from_slice(&arg.0);
         }
-        self.launch_block(module, kernel, config, &params)
+        Ok(params)
+    }
+
+    /// Whether a launch of this shape is allowed, without running it.
+    ///
+    /// # Errors
+    /// `Error::Launch` as for [`Device::launch`].
+    pub fn check_launch(&self, module: &Loaded, kernel: &str, config: &LaunchConfig) -> Result<()> {
+        let fail = |message: String| Error::Launch { kernel: kernel.to_string(), message };
+        let k = module.module.kernel(kernel).ok_or_else(|| fail("no such kernel".to_string()))?;
+        self.check_limits(k, config).and_then(|()| self.cluster_of(k, config)).map_err(fail)?;
+        Ok(())
     }
 
     /// As [`Device::launch`], with the parameter block as bytes.
@@ -283,9 +317,49 @@ impl Device {
         config: LaunchConfig,
         params: &[u8],
     ) -> Result<LaunchReport> {
+        self.run(module, kernel, config, params, 0)
+    }
+
+    /// As [`Device::launch_block`], for kernels whose blocks wait for each other (`grid.sync()` of cooperative groups).
+    ///
+    /// # Errors
+    /// As [`Device::launch`]; `Error::Memory` when there is no room for the barrier.
+    pub fn launch_cooperative(
+        &mut self,
+        module: &Loaded,
+        kernel: &str,
+        config: LaunchConfig,
+        params: &[u8],
+    ) -> Result<LaunchReport> {
+        // The size of the workspace, then the barrier: two words of 32 bits.
+        let workspace = self.memory.allocate(WORKSPACE_BYTES, "the grid's barrier", false)?;
+        let mut bytes = vec![0; WORKSPACE_BYTES as usize];
+        bytes[0] = WORKSPACE_BYTES as u8;
+        self.memory.write(workspace, &bytes)?;
+        let report = self.run(module, kernel, config, params, workspace);
+        self.memory.free(workspace)?;
+        report
+    }
+
+    fn run(
+        &self,
+        module: &Loaded,
+        kernel: &str,
+        config: LaunchConfig,
+        params: &[u8],
+        workspace: u64,
+    ) -> Result<LaunchReport> {
         let fail = |message: String| Err(Error::Launch { kernel: kernel.to_string(), message });
         let Some(k) = module.module.kernel(kernel) else { return fail("no such kernel".to_string()) };
         if let Err(message) = self.check_limits(k, &config) {
+            return fail(message);
+        }
+        let cluster = match self.cluster_of(k, &config) {
+            Ok(cluster) => cluster,
+            Err(message) => return fail(message),
+        };
+        if params.len() < k.param_bytes() as usize {
+            let message = format!("has {} B of parameters, {} B are given", k.param_bytes(), params.len());
             return fail(message);
         }
         let align = k.code.shared_align.max(16);
@@ -294,6 +368,7 @@ impl Device {
             if config.dynamic_shared > 0 { dynamic_start + config.dynamic_shared } else { k.shared_bytes };
         let findings = Findings::new(self.options.max_findings);
         let printed = Mutex::new(String::new());
+        let trace = self.options.trace.map(Trace::new);
         let counts = exec::run(&exec::Launch {
             kernel,
             code: &k.code,
@@ -302,6 +377,9 @@ impl Device {
             options: &self.options,
             grid: config.grid,
             block: config.block,
+            cluster,
+            explicit_cluster: config.cluster != [1; 3] || k.required_cluster.is_some(),
+            registers: self.registers_per_thread(k, &config),
             params,
             addresses: &module.addresses,
             shared_bytes,
@@ -309,13 +387,68 @@ impl Device {
             dynamic_start,
             findings: &findings,
             printed: &printed,
+            spare: &self.spare,
+            number: self.memory.next_launch(),
+            releases: Mutex::default(),
             grid_id: self.launches.fetch_add(1, Ordering::Relaxed),
+            workspace,
+            trace: trace.as_ref(),
         });
         let files = &module.module.0.files;
         let counters = Counters::new(&k.code, &counts, |f| files.get(&f).cloned().unwrap_or_default());
         let stopped = findings.stopped();
         let printed = printed.into_inner().unwrap_or_else(|e| e.into_inner());
-        Ok(LaunchReport { findings: findings.into_list(), stopped, counters, printed })
+        let trace = trace.map(|t| t.into_inner().unwrap_or_else(|e| e.into_inner()).into_steps());
+        let trace = trace.unwrap_or_default();
+        Ok(LaunchReport { findings: findings.into_list(), stopped, counters, printed, trace })
+    }
+
+    /// The size of a launch's clusters: as given, or as the kernel requires.
+    fn cluster_of(&self, k: &Kernel, config: &LaunchConfig) -> std::result::Result<[u32; 3], String> {
+        let arch = self.options.arch;
+        let given = config.cluster;
+        let size = match k.required_cluster {
+            Some(required) if given != [1; 3] && given != required => {
+                return Err(format!(
+                    "cluster {given:?}, the kernel was compiled for {required:?} (.reqnctapercluster)"
+                ));
+            }
+            Some(required) => required,
+            None if k.explicit_cluster && given == [1; 3] => {
+                return Err("the kernel needs a launch with clusters (.explicitcluster)".to_string());
+            }
+            None => given,
+        };
+        if size == [1; 3] {
+            return Ok(size);
+        }
+        let blocks = size.iter().map(|&d| d as u64).product::<u64>();
+        if arch.max_cluster == 0 {
+            return Err(format!("clusters need sm_90, the device is {}", arch.name));
+        }
+        let max = k.max_cluster_rank.unwrap_or(arch.max_cluster).min(arch.max_cluster);
+        if blocks == 0 || blocks > max as u64 {
+            return Err(format!("cluster {size:?} of {blocks} blocks, at most {max} are allowed"));
+        }
+        if let Some(i) = (0..3).find(|&i| !config.grid[i].is_multiple_of(size[i])) {
+            return Err(format!(
+                "grid {:?} is not a multiple of cluster {size:?} along axis {i}",
+                config.grid
+            ));
+        }
+        Ok(size)
+    }
+
+    /// Registers that each thread starts with: what `.maxnreg`, or the bound on threads and blocks, leaves.
+    fn registers_per_thread(&self, k: &Kernel, config: &LaunchConfig) -> Option<u32> {
+        let arch = self.options.arch;
+        if let Some(n) = k.max_registers {
+            return Some(n.div_ceil(8) * 8);
+        }
+        let required = k.required_threads.map(|r| r.iter().product());
+        let bound: u32 = required.or(k.max_threads)?;
+        let threads = bound.max(config.block.iter().product()).div_ceil(32) * 32 * k.min_blocks.unwrap_or(1);
+        Some((arch.registers_per_sm / threads / 8 * 8).clamp(24, 256))
     }
 
     fn check_limits(&self, k: &Kernel, config: &LaunchConfig) -> std::result::Result<(), String> {
@@ -352,9 +485,6 @@ impl Device {
                 "block {:?}, the kernel was compiled for {required:?} (.reqntid)",
                 config.block
             ));
-        }
-        if config.cluster != [1; 3] {
-            return Err(format!("clusters need sm_90, the device is {}", arch.name));
         }
         if k.shared_bytes > arch.shared_per_block {
             let allowed = arch.shared_per_block;

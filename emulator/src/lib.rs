@@ -6,16 +6,19 @@
 //! (`ex2.approx` and its kin, tensor cores) the arithmetic is stated in [`exec::scalar`] and in the module of
 //! tensor-core instructions. It says nothing about time.
 //!
-//! Supported is the sm_80 instruction set as listed in [`ptx::table`]; an unknown form is an error that names it and
-//! its line. Not in yet: sm_90 (mbarrier, bulk and tensor copies, wgmma, clusters), textures and surfaces, video
-//! instructions, the old `wmma`, indirect calls, 128-bit registers, linking of several modules, cooperative launches,
-//! races in global memory, and the tensor cores' own rounding.
+//! Supported are the instruction sets of sm_80 and sm_90a as listed in [`ptx::table`]; an unknown form is an error that
+//! names it and its line. Not in yet: im2col, gather and scatter modes of tensor copies and their interleaved layouts,
+//! multimem, sparse and single-bit wgmma, textures and surfaces, video instructions, the old
+//! `wmma`, indirect calls and 128-bit registers.
 //!
 //! # How it runs a kernel
 //! Lanes of a warp at the same instruction form a group; a warp is a list of groups, and there is no reconvergence
 //! stack. Registers are rows of 32 lanes in slots that liveness assigns; operations on whole rows are compiled for
 //! AVX2 and AVX-512 and chosen at run time. Blocks run in parallel when the kernel cannot make them see each other's
-//! work; otherwise one host thread runs all of them, interleaved.
+//! work; otherwise one host thread runs all of them, interleaved. The blocks of a cluster always run together.
+//!
+//! Bulk copies and wgmma are queued when they are issued and happen then, when a wait forces them, or at random
+//! ([`AsyncTiming`]); vector clocks for both proxies say who may touch their bytes when ([`check::proxy`]).
 
 pub mod arch;
 pub mod check;
@@ -24,11 +27,13 @@ pub mod counters;
 mod device;
 mod error;
 pub mod exec;
+pub mod html;
 mod lower;
 pub mod memory;
 mod module;
 mod options;
 pub mod ptx;
+pub mod tensormap;
 
 pub use arch::Arch;
 pub use check::{Finding, Kind as FindingKind};
@@ -36,5 +41,7 @@ pub use code::Class;
 pub use counters::{Count, Counters, Sums};
 pub use device::{Arg, Device, LaunchConfig, LaunchReport, Loaded};
 pub use error::{Error, Result};
+pub use exec::trace::{Step, TraceTarget, Write};
 pub use module::{Kernel, Module, Param};
-pub use options::{AsyncTiming, Checks, Options, Schedule};
+pub use options::{AsyncTiming, Checks, Options, Schedule, Tensor};
+pub use ptx::link::link;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::code::Code;
 use crate::error::{Error, Result};
 use crate::lower;
@@ -33,6 +35,13 @@ pub struct Kernel {
     /// `.maxntid`, as a product, and `.reqntid`.
     pub max_threads: Option<u32>,
     pub required_threads: Option<[u32; 3]>,
+    /// `.reqnctapercluster`, `.explicitcluster` and `.maxclusterrank`.
+    pub required_cluster: Option<[u32; 3]>,
+    pub explicit_cluster: bool,
+    pub max_cluster_rank: Option<u32>,
+    /// `.maxnreg` and `.minnctapersm`.
+    pub max_registers: Option<u32>,
+    pub min_blocks: Option<u32>,
     pub(crate) code: Code,
 }
 
@@ -50,6 +59,8 @@ pub struct Module(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub kernels: Vec<Kernel>,
     pub variables: Vec<Variable>,
+    /// Functions, and their place in the file: of the definition where there is one.
+    pub functions: HashMap<String, usize>,
     pub files: HashMap<u32, String>,
     pub target: String,
 }
@@ -76,17 +87,31 @@ impl Module {
                 return Err(Error::Parse { line: v.line, message });
             }
         }
-        let mut kernels = Vec::new();
+        let mut entries: Vec<&Function> = Vec::new();
+        let mut names = std::collections::HashSet::new();
         for function in ast.functions.iter().filter(|f| f.is_entry && f.body.is_some()) {
-            if kernels.iter().any(|k: &Kernel| k.name == function.name) {
+            if !names.insert(function.name.as_str()) {
                 let message = format!("kernel `{}` is defined twice", function.name);
                 return Err(Error::Parse { line: function.line, message });
             }
-            kernels.push(kernel(&ast, function)?);
+            entries.push(function);
+        }
+        // In file order, so that the first error is the one reported.
+        let lowered: Vec<Result<Kernel>> = match entries.len() {
+            0 | 1 => entries.iter().map(|f| kernel(&ast, f)).collect(),
+            _ => entries.par_iter().map(|f| kernel(&ast, f)).collect(),
+        };
+        let kernels = lowered.into_iter().collect::<Result<Vec<Kernel>>>()?;
+        let mut functions = HashMap::new();
+        for (i, f) in ast.functions.iter().enumerate() {
+            if f.body.is_some() || !functions.contains_key(&f.name) {
+                functions.insert(f.name.clone(), i);
+            }
         }
         Ok(Module(Arc::new(Inner {
             kernels,
             variables: ast.variables,
+            functions,
             files: ast.files,
             target: ast.target,
         })))
@@ -137,6 +162,11 @@ fn kernel(ast: &Ast, function: &Function) -> Result<Kernel> {
         live_registers: code.max_live,
         max_threads: function.max_threads,
         required_threads: function.required_threads,
+        required_cluster: function.required_cluster,
+        explicit_cluster: function.explicit_cluster,
+        max_cluster_rank: function.max_cluster_rank,
+        max_registers: function.max_registers,
+        min_blocks: function.min_blocks,
         code,
     })
 }

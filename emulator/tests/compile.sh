@@ -8,7 +8,9 @@ set -eu
 cd "$(dirname "$0")"
 for source in cuda/*.cu; do
     name=$(basename "$source" .cu)
-    "$CUDA/bin/nvcc" -ptx -O3 -std=c++17 -lineinfo -fmad=false -arch=compute_80 "$source" -o "ptx/$name.ptx"
-    "$CUDA/bin/ptxas" -arch=sm_80 "ptx/$name.ptx" -o /dev/null
+    arch=80
+    case $name in hopper*) arch=90a ;; esac
+    "$CUDA/bin/nvcc" -ptx -O3 -std=c++17 -lineinfo -fmad=false -arch=compute_$arch "$source" -o "ptx/$name.ptx"
+    "$CUDA/bin/ptxas" -arch=sm_$arch "ptx/$name.ptx" -o /dev/null
     sed -i -E 's#^([[:space:]]*\.file[[:space:]]+[0-9]+ )".*/([^/"]+)"#\1"\2"#' "ptx/$name.ptx"
 done

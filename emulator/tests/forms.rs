@@ -37,7 +37,11 @@ fn one(body: &str, inputs: &[[u64; 4]]) -> Vec<u64> {
     ret;
 }}"
     );
-    let mut run = Run::new(&ptx, Options::default());
+    // Some forms are newer than sm_80.
+    let newer = body.contains("e4m3") || body.contains("e5m2");
+    let options = if newer { Options::parse("arch=sm_90a").unwrap() } else { Options::default() };
+    let ptx = if newer { ptx.replacen("sm_80", "sm_90a", 1) } else { ptx };
+    let mut run = Run::new(&ptx, options);
     let flat: Vec<u64> = inputs.iter().flatten().copied().collect();
     let (inp, out) = (run.put("inp", &flat), run.empty::<u64>("out", inputs.len()));
     run.clean("k", LaunchConfig::linear(1, inputs.len() as u32), &[out.into(), inp.into()]);

@@ -1,24 +1,41 @@
 //! `libcuda.so`: a CUDA driver whose one device is the emulated GPU.
 //!
-//! It exports the part of the CUDA driver API that programs use to allocate, copy, load PTX and launch; work is done
-//! when it is submitted, so streams and events are always complete. What is not supported returns
-//! `CUDA_ERROR_NOT_SUPPORTED` and says so once on standard error. A launch with a finding returns the error that
-//! hardware would report, and the context keeps it, as on hardware, until the primary context is reset.
+//! It exports every function of the CUDA driver API; docs/src/emulator.md lists those that work. Work is done when it is
+//! submitted, so streams and events are always complete; in a capture it becomes a node of a graph. What is not
+//! supported returns `CUDA_ERROR_NOT_SUPPORTED` and says so once on standard error. A launch with a finding returns the
+//! error that hardware would report, and the context keeps it, as on hardware, until it is destroyed or reset.
 //!
 //! The environment variable `HANDLOOM_EMULATOR` holds options, `arch=sm_80,checks=all,schedule=random,seed=7`, and
 //! `report=PATH` for findings and counters as JSON, one launch to a line.
 //!
 //! Every exported function follows the contract of the CUDA driver API: pointers are null or valid for what the API
-//! says is read or written through them. That is the fact every `unsafe` block here relies on.
+//! says is read or written through them. That is the fact every `unsafe` block here relies on; most are in `ffi.rs`.
 #![allow(non_snake_case)] // the names are the API's
-#![allow(clippy::missing_safety_doc)] // the API's contract, stated above
+#![allow(improper_ctypes_definitions)] // [u8; 16] of a UUID is behind a pointer
 
+mod capture;
+mod context;
+mod copy;
 mod device;
 mod errors;
 mod events;
+mod ffi;
+mod functions;
+mod graph;
+mod hints;
+mod host_memory;
 mod launch;
+mod library;
+mod linker;
 mod memory;
 mod modules;
+mod occupancy;
+mod ops;
+mod per_thread;
+mod pointers;
+mod pools;
 mod procs;
 mod state;
+mod streams;
+mod tensormap;
 mod unsupported;

@@ -1,203 +1,107 @@
-//! Allocation, copies and fills. Asynchronous forms are done at once.
+//! Memory of the device: allocating, freeing, what there is.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ffi::{c_uint, c_void};
-
-use handloom_emulator::Error;
+use std::ffi::c_uint;
 
 use crate::errors::*;
+use crate::ffi::Out;
+use crate::host_memory::Kind;
 use crate::state::*;
 
-/// Says what is wrong with a range, and gives its code.
-fn bad(e: Error) -> Code {
-    eprintln!("emulator: {e}");
-    ERROR_INVALID_VALUE
-}
+/// Rows of pitched memory start at multiples of this.
+const PITCH: usize = 512;
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAlloc_v2(out: *mut u64, bytes: usize) -> Code {
-    code(working().and_then(|mut s| {
+impl State {
+    /// Memory that neither allocations nor pools hold.
+    pub fn free_bytes(&self) -> u64 {
+        let m = self.device.memory();
+        (m.capacity() - m.used()).saturating_sub(self.kept_bytes())
+    }
+
+    /// Takes memory, from what the pools keep if need be.
+    pub fn allocate(&mut self, bytes: usize) -> Result<u64, Code> {
         if bytes == 0 {
             return Err(ERROR_INVALID_VALUE);
         }
-        let name = s.allocation_name();
-        let address = s.device.allocate(bytes as u64, &name).map_err(|e| {
-            eprintln!("emulator: {e}");
-            ERROR_OUT_OF_MEMORY
-        })?;
-        // SAFETY: the API's contract.
-        unsafe { put(out, address) }
+        let name = self.allocation_name();
+        let address =
+            self.device.allocate(bytes as u64, &name).map_err(|e| refuse(ERROR_OUT_OF_MEMORY, e))?;
+        if self.device.memory().capacity() - self.device.memory().used() < self.kept_bytes() {
+            self.trim_pools();
+        }
+        Ok(address)
+    }
+
+    /// Gives memory of any kind back, but not the host's own.
+    pub fn free(&mut self, address: u64) -> Result<(), Code> {
+        if address == 0 {
+            return Ok(());
+        }
+        match self.host_memory.get(&address).map(|m| m.kind) {
+            None => {}
+            Some(Kind::Managed) => {
+                self.host_memory.remove(&address);
+            }
+            Some(_) => {
+                let message = format!("{address:#x} is memory of the host; use cuMemFreeHost");
+                return Err(refuse(ERROR_INVALID_VALUE, message));
+            }
+        }
+        let bytes = self.device.memory().find(address).map_or(0, |a| a.size);
+        self.device.free(address).map_err(|e| refuse(ERROR_INVALID_VALUE, e))?;
+        self.given_back(address, bytes);
+        Ok(())
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemAlloc_v2(out: Out<u64>, bytes: usize) -> Code {
+    code(working().and_then(|mut s| {
+        out.required()?;
+        s.is_safe()?;
+        out.put(s.allocate(bytes)?)
     }))
 }
 
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemAllocPitch_v2(
+    out: Out<u64>,
+    pitch_out: Out<usize>,
+    width: usize,
+    height: usize,
+    element: c_uint,
+) -> Code {
+    code(working().and_then(|mut s| {
+        out.required().and_then(|_| pitch_out.required())?;
+        if width == 0 || height == 0 || !matches!(element, 4 | 8 | 16) {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        s.is_safe()?;
+        let pitch = width.checked_next_multiple_of(PITCH).ok_or(ERROR_OUT_OF_MEMORY)?;
+        out.put(s.allocate(pitch.checked_mul(height).ok_or(ERROR_OUT_OF_MEMORY)?)?)?;
+        pitch_out.put(pitch)
+    }))
+}
+
+/// Waits for all work, as on hardware; there is none.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(address: u64) -> Code {
-    code(working().and_then(|mut s| if address == 0 { Ok(()) } else { s.device.free(address).map_err(bad) }))
+    code(working().and_then(|mut s| s.is_safe().and_then(|_| s.free(address))))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync(out: *mut u64, bytes: usize, _stream: Handle) -> Code {
-    // SAFETY: the API's contract, passed on.
-    unsafe { cuMemAlloc_v2(out, bytes) }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemFreeAsync(address: u64, _stream: Handle) -> Code {
-    cuMemFree_v2(address)
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Code {
+pub extern "C" fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) -> Code {
     code(working().and_then(|s| {
-        let m = s.device.memory();
-        // SAFETY: the API's contract.
-        unsafe {
-            put(free, (m.capacity() - m.used()) as usize).and_then(|_| put(total, m.capacity() as usize))
-        }
+        free.put(s.free_bytes() as usize)?;
+        total.put(s.device.memory().capacity() as usize)
     }))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostAlloc(out: *mut *mut c_void, bytes: usize, _flags: c_uint) -> Code {
-    code(working().and_then(|mut s| {
-        let layout = Layout::from_size_align(bytes.max(1), 4096).map_err(|_| ERROR_OUT_OF_MEMORY)?;
-        // SAFETY: the layout has a size above zero.
-        let p = unsafe { alloc_zeroed(layout) };
-        if p.is_null() {
-            return Err(ERROR_OUT_OF_MEMORY);
-        }
-        s.host_allocations.insert(p as usize, layout);
-        // SAFETY: the API's contract.
-        unsafe { put(out, p as *mut c_void) }
-    }))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocHost_v2(out: *mut *mut c_void, bytes: usize) -> Code {
-    // SAFETY: the API's contract, passed on.
-    unsafe { cuMemHostAlloc(out, bytes, 0) }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFreeHost(p: *mut c_void) -> Code {
-    code(state().and_then(|mut s| match s.host_allocations.remove(&(p as usize)) {
-        Some(layout) => {
-            // SAFETY: the table says that this pointer came from `alloc_zeroed` with this layout, and is freed once.
-            unsafe { dealloc(p as *mut u8, layout) };
-            Ok(())
-        }
-        None => Err(ERROR_INVALID_VALUE),
-    }))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) -> Code {
+pub extern "C" fn cuMemGetAddressRange_v2(base: Out<u64>, size: Out<usize>, address: u64) -> Code {
     code(working().and_then(|s| {
-        if bytes == 0 {
-            return Ok(());
-        }
-        if from.is_null() {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        // SAFETY: `from` holds `bytes` bytes, by the API's contract.
-        s.device.write(to, unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }).map_err(bad)
-    }))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) -> Code {
-    code(working().and_then(|s| {
-        if bytes == 0 {
-            return Ok(());
-        }
-        if to.is_null() {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        // The host's buffer may be uninitialised: it is written from a copy, never read.
-        let mut copy = vec![0; bytes];
-        s.device.read(from, &mut copy).map_err(bad)?;
-        // SAFETY: `to` holds `bytes` bytes, by the API's contract, and cannot overlap a fresh vector.
-        unsafe { std::ptr::copy_nonoverlapping(copy.as_ptr(), to as *mut u8, bytes) };
+        let a = s.device.memory().find(address).ok_or(ERROR_NOT_FOUND)?;
+        base.put_if_wanted(a.base);
+        size.put_if_wanted(a.size as usize);
         Ok(())
     }))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> Code {
-    code(working().and_then(|s| s.device.memory().copy(to, from, bytes as u64).map_err(bad)))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
-    to: u64,
-    from: *const c_void,
-    bytes: usize,
-    _stream: Handle,
-) -> Code {
-    // SAFETY: the API's contract, passed on.
-    unsafe { cuMemcpyHtoD_v2(to, from, bytes) }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
-    to: *mut c_void,
-    from: u64,
-    bytes: usize,
-    _stream: Handle,
-) -> Code {
-    // SAFETY: the API's contract, passed on.
-    unsafe { cuMemcpyDtoH_v2(to, from, bytes) }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, _stream: Handle) -> Code {
-    cuMemcpyDtoD_v2(to, from, bytes)
-}
-
-fn fill(address: u64, pattern: &[u8], count: usize) -> Code {
-    code(working().and_then(|s| {
-        if !address.is_multiple_of(pattern.len() as u64) {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        let total = pattern.len().checked_mul(count).ok_or(ERROR_INVALID_VALUE)?;
-        // The range is checked before memory for the pattern is taken.
-        let fits = s.device.memory().find(address).is_some_and(|a| total as u64 <= a.base + a.size - address);
-        if !fits && total > 0 {
-            return Err(bad(Error::Memory(format!(
-                "filling {total} B at {address:#x}: {}",
-                s.device.memory().describe(address)
-            ))));
-        }
-        s.device.write(address, &pattern.repeat(count)).map_err(bad)
-    }))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD8_v2(address: u64, value: u8, count: usize) -> Code {
-    fill(address, &[value], count)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD16_v2(address: u64, value: u16, count: usize) -> Code {
-    fill(address, &value.to_le_bytes(), count)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD32_v2(address: u64, value: u32, count: usize) -> Code {
-    fill(address, &value.to_le_bytes(), count)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD8Async(address: u64, value: u8, count: usize, _stream: Handle) -> Code {
-    fill(address, &[value], count)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD16Async(address: u64, value: u16, count: usize, _stream: Handle) -> Code {
-    fill(address, &value.to_le_bytes(), count)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD32Async(address: u64, value: u32, count: usize, _stream: Handle) -> Code {
-    fill(address, &value.to_le_bytes(), count)
 }

@@ -1,265 +1,254 @@
-//! Modules from PTX, their kernels and variables, and what can be asked of a kernel.
+//! Modules from PTX: loading, what they hold, and the logs of doing so.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_uint};
 
-use handloom_emulator::{Kernel, Module};
+use handloom_emulator::Module;
 
 use crate::errors::*;
+use crate::ffi::{In, Out, Text};
 use crate::state::*;
 
-/// Options of cuModuleLoadDataEx that are read: the buffer for errors, and its size.
-const JIT_ERROR_LOG_BUFFER: c_uint = 5;
-const JIT_ERROR_LOG_BUFFER_SIZE: c_uint = 6;
+/// Why an image is no module: a code, and a sentence for the log.
+pub type Failure = (Code, String);
 
-fn load(ptx: &str) -> Result<usize, (Code, String)> {
-    let module = Module::parse(ptx).map_err(|e| (ERROR_INVALID_PTX, e.to_string()))?;
-    let mut s = working().map_err(|c| (c, String::new()))?;
-    let loaded = s.device.load(&module).map_err(|e| (ERROR_INVALID_PTX, e.to_string()))?;
-    let handle = s.new_handle();
-    s.modules.insert(handle, loaded);
-    Ok(handle)
+/// CUjit_option: buffers for messages and errors, and their sizes.
+const INFO_LOG: c_uint = 3;
+const INFO_LOG_SIZE: c_uint = 4;
+const ERROR_LOG: c_uint = 5;
+const ERROR_LOG_SIZE: c_uint = 6;
+const VERBOSE: c_uint = 12;
+
+/// Options as the API passes them: numbers, and for each a value or an address.
+pub struct JitOptions {
+    options: Vec<c_uint>,
+    /// Where the values stand: logs write the length used there.
+    values: usize,
 }
 
-/// PTX is a C string. A cubin or a fat binary is not PTX.
-///
-/// # Safety
-/// `image` is null or points to a C string or to a binary image that starts with its magic number.
-unsafe fn image_text<'a>(image: *const c_void) -> Result<&'a str, (Code, String)> {
-    if image.is_null() {
-        return Err((ERROR_INVALID_VALUE, "the image is a null pointer".to_string()));
+impl JitOptions {
+    pub const NONE: JitOptions = JitOptions { options: Vec::new(), values: 0 };
+
+    pub fn read(count: c_uint, options: In<c_uint>, values: In<usize>) -> Result<JitOptions, Code> {
+        let options = if count == 0 { Vec::new() } else { options.list(count as usize)? };
+        Ok(JitOptions { options, values: values.address() })
     }
-    // SAFETY: any image has at least its first byte.
-    let first = unsafe { *(image as *const u8) };
-    if first == 0x7f || first == 0x50 || first >= 0x80 {
-        return Err((ERROR_INVALID_PTX, "the image is a binary (cubin or fat binary); give PTX".to_string()));
+
+    fn value(&self, option: c_uint) -> Option<usize> {
+        let i = self.options.iter().position(|&o| o == option)?;
+        In::<usize>::at(self.values).get_at(i).ok()
     }
-    // SAFETY: not a binary, hence a C string by the API's contract.
-    let text = unsafe { CStr::from_ptr(image as *const c_char) };
-    text.to_str().map_err(|_| (ERROR_INVALID_PTX, "the PTX is not ASCII text".to_string()))
+
+    /// Fills a log, and writes the bytes used over its size, as the API has it.
+    fn log(&self, buffer: c_uint, size: c_uint, text: &str) {
+        let (Some(to), Some(room)) = (self.value(buffer), self.value(size)) else { return };
+        let out = Out::<c_char>::at(to);
+        if out.is_null() || room == 0 || out.put_text(text, room).is_err() {
+            return;
+        }
+        if let Some(i) = self.options.iter().position(|&o| o == size) {
+            let _ = Out::<usize>::at(self.values).put_at(i, text.len().min(room - 1)); // not null: it was read
+        }
+    }
+
+    pub fn log_error(&self, text: &str) {
+        self.log(ERROR_LOG, ERROR_LOG_SIZE, text);
+    }
+
+    pub fn log_info(&self, text: &str) {
+        self.log(INFO_LOG, INFO_LOG_SIZE, text);
+    }
+
+    pub fn verbose(&self) -> bool {
+        self.value(VERBOSE).is_some_and(|v| v as u32 != 0)
+    }
+}
+
+/// PTX text from an image: a C string. A cubin or a fat binary is not PTX.
+pub fn image_text(image: In<u8>) -> Result<String, Failure> {
+    let null = |code| (code, "the image is a null pointer".to_string());
+    let first = image.get().map_err(null)?;
+    // ELF, a fat binary (its wrapper, or itself), or anything that is not text.
+    if matches!(first, 0x7f | 0x50 | 0x46 | 0xb1 | 0x80..) {
+        let message = "the image is a binary (cubin or fat binary), and the emulator runs PTX; give PTX text";
+        return Err((ERROR_NO_BINARY_FOR_GPU, message.to_string()));
+    }
+    let mut bytes = Vec::new();
+    for i in 0.. {
+        match image.get_at(i).map_err(null)? {
+            0 => break,
+            b => bytes.push(b),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| (ERROR_INVALID_PTX, "the PTX is not text".to_string()))
+}
+
+/// What a compiler would print about each kernel.
+fn info(module: &Module) -> String {
+    let line = |k: &handloom_emulator::Kernel| {
+        format!(
+            "info    : {}: at least {} registers, {} bytes smem, {} bytes lmem, {} bytes of parameters\n",
+            k.name,
+            k.live_registers,
+            k.shared_bytes,
+            k.local_bytes,
+            k.param_bytes()
+        )
+    };
+    module.kernels().iter().map(line).collect()
+}
+
+/// Parses and loads PTX; gives the module's handle.
+pub fn load(ptx: &str, jit: &JitOptions) -> Result<usize, Code> {
+    let loaded = Module::parse(ptx).map_err(|e| (ERROR_INVALID_PTX, e.to_string())).and_then(|module| {
+        let mut s = working().map_err(|c| (c, String::new()))?;
+        let loaded = s.device.load(&module).map_err(|e| match e {
+            handloom_emulator::Error::Options(m) => (ERROR_NO_BINARY_FOR_GPU, m),
+            handloom_emulator::Error::Memory(m) => (ERROR_OUT_OF_MEMORY, m),
+            e => (ERROR_INVALID_PTX, e.to_string()),
+        })?;
+        let handle = s.new_handle();
+        s.modules.insert(handle, loaded);
+        Ok((handle, module))
+    });
+    match loaded {
+        Ok((handle, module)) => {
+            jit.log_error("");
+            jit.log_info(&if jit.verbose() { info(&module) } else { String::new() });
+            Ok(handle)
+        }
+        Err(failure) => Err(report(failure, jit)),
+    }
+}
+
+/// A failure to the log and to standard error.
+pub fn report((code, message): Failure, jit: &JitOptions) -> Code {
+    jit.log_error(&message);
+    if message.is_empty() { code } else { refuse(code, message) }
+}
+
+pub fn load_image(image: In<u8>, jit: &JitOptions) -> Result<usize, Code> {
+    let text = image_text(image).map_err(|failure| report(failure, jit))?;
+    load(&text, jit)
+}
+
+pub fn load_file(path: Text, jit: &JitOptions) -> Result<usize, Code> {
+    let path = path.get()?;
+    let bytes = std::fs::read(&path).map_err(|e| refuse(ERROR_FILE_NOT_FOUND, format!("{path}: {e}")))?;
+    let mut bytes: Vec<u8> = bytes.into_iter().take_while(|&b| b != 0 || path.ends_with(".cubin")).collect();
+    bytes.push(0);
+    load_image(In::at(bytes.as_ptr() as usize), jit)
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoadData(out: *mut Handle, image: *const c_void) -> Code {
-    // SAFETY: the API's contract, passed on; no options are read.
-    unsafe { cuModuleLoadDataEx(out, image, 0, std::ptr::null(), std::ptr::null()) }
+pub extern "C" fn cuModuleLoadData(out: Out<usize>, image: In<u8>) -> Code {
+    code(out.required().and_then(|_| out.put(load_image(image, &JitOptions::NONE)?)))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoadDataEx(
-    out: *mut Handle,
-    image: *const c_void,
+pub extern "C" fn cuModuleLoadDataEx(
+    out: Out<usize>,
+    image: In<u8>,
     count: c_uint,
-    options: *const c_uint,
-    values: *const *mut c_void,
+    options: In<c_uint>,
+    values: In<usize>,
 ) -> Code {
-    // SAFETY: the API's contract.
-    let result = unsafe { image_text(image) }.and_then(load);
-    let (failure, message) = match result {
-        // SAFETY: the API's contract.
-        Ok(handle) => return code(unsafe { put(out, handle as Handle) }),
-        Err(e) => e,
-    };
-    if !message.is_empty() {
-        eprintln!("emulator: {message}");
-    }
-    let option = |wanted: c_uint| {
-        if options.is_null() || values.is_null() {
-            return None;
-        }
-        // SAFETY: both arrays hold `count` elements, by the API's contract.
-        (0..count as usize).find(|&i| unsafe { *options.add(i) } == wanted).map(|i| unsafe { *values.add(i) })
-    };
-    if let (Some(buffer), Some(size)) = (option(JIT_ERROR_LOG_BUFFER), option(JIT_ERROR_LOG_BUFFER_SIZE)) {
-        let size = size as usize;
-        if !buffer.is_null() && size > 0 {
-            let bytes = &message.as_bytes()[..message.len().min(size - 1)];
-            // SAFETY: the buffer holds `size` bytes, by the API's contract; one is kept for the end.
-            unsafe {
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer as *mut u8, bytes.len());
-                *(buffer as *mut u8).add(bytes.len()) = 0;
-            }
-        }
-    }
-    failure
+    code(out.required().and_then(|_| {
+        let jit = JitOptions::read(count, options, values)?;
+        out.put(load_image(image, &jit)?)
+    }))
+}
+
+/// Only PTX: a fat binary gives its error.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuModuleLoadFatBinary(out: Out<usize>, image: In<u8>) -> Code {
+    cuModuleLoadData(out, image)
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoad(out: *mut Handle, path: *const c_char) -> Code {
-    if path.is_null() {
-        return ERROR_INVALID_VALUE;
-    }
-    // SAFETY: a C string, by the API's contract.
-    let path = unsafe { CStr::from_ptr(path) }.to_string_lossy().into_owned();
-    let Ok(text) = std::fs::read_to_string(&path) else { return ERROR_FILE_NOT_FOUND };
-    match load(&text) {
-        // SAFETY: the API's contract.
-        Ok(handle) => code(unsafe { put(out, handle as Handle) }),
-        Err((failure, message)) => {
-            eprintln!("emulator: {path}: {message}");
-            failure
+pub extern "C" fn cuModuleLoad(out: Out<usize>, path: Text) -> Code {
+    code(out.required().and_then(|_| out.put(load_file(path, &JitOptions::NONE)?)))
+}
+
+impl State {
+    /// Forgets a module, its functions and its variables.
+    pub fn unload(&mut self, module: usize) -> Result<(), Code> {
+        let loaded = self.modules.remove(&module).ok_or(ERROR_INVALID_HANDLE)?;
+        self.functions.retain(|_, f| f.module != module);
+        self.names.retain(|f, _| self.functions.contains_key(f));
+        for address in loaded.addresses() {
+            // A variable's allocation is the module's own, so freeing it cannot fail.
+            let _ = self.device.free(address);
         }
+        Ok(())
+    }
+
+    /// The handle of a kernel, the same each time.
+    pub fn function(&mut self, module: usize, name: &str) -> Result<usize, Code> {
+        let loaded = self.modules.get(&module).ok_or(ERROR_INVALID_HANDLE)?;
+        loaded.module.kernel(name).ok_or(ERROR_NOT_FOUND)?;
+        let known = self.functions.iter().find(|(_, f)| f.module == module && f.name == name);
+        if let Some((&handle, _)) = known {
+            return Ok(handle);
+        }
+        let handle = self.new_handle();
+        let name = name.to_string();
+        self.functions
+            .insert(handle, Function { module, name, max_dynamic_shared: None, hints: Default::default() });
+        Ok(handle)
     }
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleUnload(module: Handle) -> Code {
-    code(state().and_then(|mut s| {
-        let Some(loaded) = s.modules.remove(&(module as usize)) else { return Err(ERROR_INVALID_HANDLE) };
-        s.functions.retain(|_, f| f.module != module as usize);
-        for address in loaded.addresses() {
-            // A variable's allocation is the module's own, so freeing it cannot fail.
-            let _ = s.device.free(address);
-        }
-        Ok(())
-    }))
+    code(state().and_then(|mut s| s.unload(module as usize)))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetFunction(out: *mut Handle, module: Handle, name: *const c_char) -> Code {
+pub extern "C" fn cuModuleGetFunction(out: Out<usize>, module: Handle, name: Text) -> Code {
     code(working().and_then(|mut s| {
-        if name.is_null() {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        // SAFETY: a C string, by the API's contract.
-        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
-        let loaded = s.modules.get(&(module as usize)).ok_or(ERROR_INVALID_HANDLE)?;
-        loaded.module.kernel(&name).ok_or(ERROR_NOT_FOUND)?;
-        let known =
-            s.functions.iter().find(|(_, f)| f.module == module as usize && f.name == name).map(|(h, _)| *h);
-        let handle = known.unwrap_or_else(|| {
-            let handle = s.new_handle();
-            s.functions.insert(handle, Function { module: module as usize, name, max_dynamic_shared: None });
-            handle
-        });
-        // SAFETY: the API's contract.
-        unsafe { put(out, handle as Handle) }
+        out.required()?;
+        out.put(s.function(module as usize, &name.get()?)?)
     }))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetGlobal_v2(
-    address: *mut u64,
-    bytes: *mut usize,
+pub extern "C" fn cuModuleGetGlobal_v2(
+    address: Out<u64>,
+    size: Out<usize>,
     module: Handle,
-    name: *const c_char,
+    name: Text,
 ) -> Code {
     code(working().and_then(|s| {
-        if name.is_null() {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        // SAFETY: a C string, by the API's contract.
-        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
         let loaded = s.modules.get(&(module as usize)).ok_or(ERROR_INVALID_HANDLE)?;
-        let (a, n) = loaded.variable(&name).ok_or(ERROR_NOT_FOUND)?;
-        // SAFETY: both may be null, and are valid otherwise, by the API's contract.
-        unsafe {
-            if !address.is_null() {
-                put(address, a)?;
-            }
-            if !bytes.is_null() {
-                put(bytes, n as usize)?;
-            }
+        let (at, bytes) = loaded.variable(&name.get()?).ok_or(ERROR_NOT_FOUND)?;
+        address.put_if_wanted(at);
+        size.put_if_wanted(bytes as usize);
+        Ok(())
+    }))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuModuleGetFunctionCount(out: Out<c_uint>, module: Handle) -> Code {
+    code(working().and_then(|s| {
+        let loaded = s.modules.get(&(module as usize)).ok_or(ERROR_INVALID_HANDLE)?;
+        out.put(loaded.module.kernels().len() as c_uint)
+    }))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuModuleEnumerateFunctions(out: Out<usize>, room: c_uint, module: Handle) -> Code {
+    code(working().and_then(|mut s| {
+        let loaded = s.modules.get(&(module as usize)).ok_or(ERROR_INVALID_HANDLE)?;
+        let names: Vec<String> = loaded.module.kernels().iter().map(|k| k.name.clone()).collect();
+        for (i, name) in names.iter().take(room as usize).enumerate() {
+            out.put_at(i, s.function(module as usize, name)?)?;
         }
         Ok(())
     }))
 }
 
-/// Calls `f` with a function's kernel.
-fn with_kernel<T>(s: &State, function: Handle, f: impl FnOnce(&Kernel, &Function) -> T) -> Result<T, Code> {
-    let function = s.functions.get(&(function as usize)).ok_or(ERROR_INVALID_HANDLE)?;
-    let loaded = s.modules.get(&function.module).ok_or(ERROR_INVALID_HANDLE)?;
-    let kernel = loaded.module.kernel(&function.name).ok_or(ERROR_INVALID_HANDLE)?;
-    Ok(f(kernel, function))
-}
-
-/// Registers of a kernel: the emulator does not allocate any, so it gives the number live at once, rounded up to the
-/// hardware's unit of 8.
-fn registers(kernel: &Kernel, most: u32) -> u32 {
-    kernel.live_registers.max(1).next_multiple_of(8).min(most)
-}
-
+/// Modules are loaded at once (1), not when a kernel is first used.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetAttribute(out: *mut c_int, attribute: c_int, function: Handle) -> Code {
-    code(working().and_then(|s| {
-        let arch = s.device.options().arch;
-        let value = with_kernel(&s, function, |k, f| {
-            let default_dynamic = arch.shared_per_block.saturating_sub(k.shared_bytes);
-            Some(match attribute {
-                0 => k.max_threads.unwrap_or(arch.max_threads_per_block).min(arch.max_threads_per_block),
-                1 => k.shared_bytes,
-                2 => 0,
-                3 => k.local_bytes,
-                4 => registers(k, arch.max_registers_per_thread),
-                5 | 6 => arch.number(),
-                7 => 0,
-                8 => f.max_dynamic_shared.unwrap_or(default_dynamic),
-                9 => u32::MAX, // no preference
-                10..=15 => 0,
-                _ => return None,
-            })
-        })?;
-        // SAFETY: the API's contract.
-        unsafe { put(out, value.ok_or(ERROR_INVALID_VALUE)? as c_int) }
-    }))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuFuncSetAttribute(function: Handle, attribute: c_int, value: c_int) -> Code {
-    code(working().and_then(|mut s| {
-        let arch = s.device.options().arch;
-        let fixed = with_kernel(&s, function, |k, _| k.shared_bytes)?;
-        match attribute {
-            8 if value >= 0 && value as u32 + fixed <= arch.shared_per_block_optin => {
-                let f = s.functions.get_mut(&(function as usize)).ok_or(ERROR_INVALID_HANDLE)?;
-                f.max_dynamic_shared = Some(value as u32);
-                Ok(())
-            }
-            9 => Ok(()),
-            _ => Err(ERROR_INVALID_VALUE),
-        }
-    }))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuFuncSetCacheConfig(function: Handle, _config: c_uint) -> Code {
-    code(working().and_then(|s| with_kernel(&s, function, |_, _| ())))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
-    out: *mut c_int,
-    function: Handle,
-    block: c_int,
-    dynamic: usize,
-) -> Code {
-    code(working().and_then(|s| {
-        let arch = s.device.options().arch;
-        if block <= 0 {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        let warps = (block as u32).div_ceil(32);
-        let blocks = with_kernel(&s, function, |k, _| {
-            let shared = k.shared_bytes as usize + dynamic + arch.shared_reserved as usize;
-            let by_shared = arch.shared_per_sm as usize / shared.max(1);
-            // Registers are given out to warps in units of 256.
-            let per_warp = (registers(k, arch.max_registers_per_thread) * 32).next_multiple_of(256);
-            let by_registers = arch.registers_per_sm / (per_warp * warps);
-            let by_threads = arch.max_threads_per_sm / 32 / warps;
-            by_threads.min(by_registers).min(arch.max_blocks_per_sm).min(by_shared as u32)
-        })?;
-        // SAFETY: the API's contract.
-        unsafe { put(out, blocks as c_int) }
-    }))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
-    out: *mut c_int,
-    function: Handle,
-    block: c_int,
-    dynamic: usize,
-    _flags: c_uint,
-) -> Code {
-    // SAFETY: the API's contract, passed on.
-    unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(out, function, block, dynamic) }
+pub extern "C" fn cuModuleGetLoadingMode(out: Out<c_uint>) -> Code {
+    code(state().and_then(|_| out.put(1)))
 }

@@ -1,39 +1,97 @@
 //! The driver's state: one device, and tables of handles. Handles are numbers, so a stale one is recognised.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
-use handloom_emulator::{Device, Loaded, Options};
+use handloom_emulator::{Device, Kernel, Loaded, Options};
 
+use crate::capture::Capture;
 use crate::errors::*;
+use crate::graph::{Exec, Graph};
+use crate::host_memory::HostMemory;
+use crate::linker::Link;
+use crate::pools::Pool;
 
 /// A handle as the API passes it.
 pub type Handle = *mut std::ffi::c_void;
 
 /// The handle of the device's primary context; contexts made by cuCtxCreate have others.
 pub const PRIMARY: usize = 0x10;
+/// The handle of the device's default memory pool.
+pub const DEFAULT_POOL: usize = 0x20;
+/// The legacy default stream (also 0), and the calling thread's own default stream.
+pub const LEGACY: usize = 1;
+pub const PER_THREAD: usize = 2;
+/// CU_STREAM_NON_BLOCKING: does not wait for the legacy stream.
+pub const NON_BLOCKING: u32 = 1;
+
+pub struct Context {
+    pub flags: u32,
+    pub cache_config: u32,
+    pub limits: HashMap<u32, usize>,
+    /// Set by a failed launch; every call that touches the device returns it until the context is reset.
+    pub failed: Code,
+}
+
+impl Default for Context {
+    fn default() -> Context {
+        Context { flags: 0, cache_config: 0, limits: HashMap::new(), failed: SUCCESS }
+    }
+}
 
 pub struct Function {
     pub module: usize,
     pub name: String,
     /// CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, once set.
     pub max_dynamic_shared: Option<u32>,
+    /// Attributes that are kept and given back, by number.
+    pub hints: HashMap<i32, i32>,
+}
+
+#[derive(Default)]
+pub struct Stream {
+    pub flags: u32,
+    pub priority: i32,
+    /// The capture it takes part in.
+    pub capture: Option<u64>,
+    /// The nodes that the next captured one comes after.
+    pub last: Vec<usize>,
+}
+
+#[derive(Default)]
+pub struct Event {
+    pub timing: bool,
+    pub recorded: Option<Instant>,
+    /// The capture in which it was recorded last, and the nodes before it.
+    pub captured: Option<(u64, Vec<usize>)>,
 }
 
 pub struct State {
     pub device: Device,
+    pub contexts: HashMap<usize, Context>,
     pub modules: HashMap<usize, Loaded>,
     pub functions: HashMap<usize, Function>,
-    pub streams: HashSet<usize>,
-    /// When each event was recorded.
-    pub events: HashMap<usize, Option<Instant>>,
-    pub contexts: HashSet<usize>,
-    pub host_allocations: HashMap<usize, std::alloc::Layout>,
-    pub limits: HashMap<u32, usize>,
-    /// Set by a failed launch; every call that touches the device returns it until the context is reset.
-    pub failed: Code,
+    /// Names of functions as C strings, for callers that asked for them.
+    pub names: HashMap<usize, std::ffi::CString>,
+    pub links: HashMap<usize, Link>,
+    pub streams: HashMap<usize, Stream>,
+    pub events: HashMap<usize, Event>,
+    pub captures: HashMap<u64, Capture>,
+    pub graphs: HashMap<usize, Graph>,
+    pub execs: HashMap<usize, Exec>,
+    pub graph_of_node: HashMap<usize, usize>,
+    /// Addresses that nodes allocate.
+    pub graph_allocations: HashSet<u64>,
+    /// Parameters of kernel nodes as pointers, for callers that asked for them.
+    pub node_pointers: HashMap<usize, Box<[usize]>>,
+    pub pools: HashMap<usize, Pool>,
+    pub current_pool: usize,
+    /// The pool of each allocation that came from one.
+    pub pool_of: HashMap<u64, usize>,
+    /// Pinned, registered and managed memory, by its first address.
+    pub host_memory: HashMap<u64, HostMemory>,
     pub report: Option<String>,
     allocations: u64,
     next: usize,
@@ -44,10 +102,12 @@ static STATE: OnceLock<std::result::Result<Mutex<State>, String>> = OnceLock::ne
 thread_local! {
     /// Stack of current contexts of this thread.
     pub static CURRENT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    /// The handle behind this thread's default stream, once used.
+    static OWN_STREAM: Cell<usize> = const { Cell::new(0) };
 }
 
-fn start() -> std::result::Result<Mutex<State>, String> {
-    let text = std::env::var("HANDLOOM_EMULATOR").unwrap_or_default();
+/// Splits `report=PATH` from the options of the device.
+fn configuration(text: &str) -> std::result::Result<(Options, Option<String>), String> {
     let (mut report, mut rest) = (None, Vec::new());
     for pair in text.split(',') {
         match pair.trim().strip_prefix("report=") {
@@ -56,16 +116,30 @@ fn start() -> std::result::Result<Mutex<State>, String> {
         }
     }
     let options = Options::parse(&rest.join(",")).map_err(|e| format!("HANDLOOM_EMULATOR: {e}"))?;
+    Ok((options, report))
+}
+
+fn start() -> std::result::Result<Mutex<State>, String> {
+    let (options, report) = configuration(&std::env::var("HANDLOOM_EMULATOR").unwrap_or_default())?;
     Ok(Mutex::new(State {
         device: Device::new(options),
+        contexts: HashMap::from([(PRIMARY, Context::default())]),
         modules: HashMap::new(),
         functions: HashMap::new(),
-        streams: HashSet::new(),
+        names: HashMap::new(),
+        links: HashMap::new(),
+        streams: HashMap::from([(LEGACY, Stream::default())]),
         events: HashMap::new(),
-        contexts: HashSet::from([PRIMARY]),
-        host_allocations: HashMap::new(),
-        limits: HashMap::new(),
-        failed: SUCCESS,
+        captures: HashMap::new(),
+        graphs: HashMap::new(),
+        execs: HashMap::new(),
+        graph_of_node: HashMap::new(),
+        graph_allocations: HashSet::new(),
+        node_pointers: HashMap::new(),
+        pools: HashMap::from([(DEFAULT_POOL, Pool::default())]),
+        current_pool: DEFAULT_POOL,
+        pool_of: HashMap::new(),
+        host_memory: HashMap::new(),
         report,
         allocations: 0,
         next: 0x1000,
@@ -91,33 +165,24 @@ pub fn state() -> Result<MutexGuard<'static, State>, Code> {
     }
 }
 
+/// The calling thread's current context, 0 if it has none.
+pub fn current() -> usize {
+    CURRENT.with_borrow(|c| c.last().copied().unwrap_or(0))
+}
+
 /// The state, for a call that needs a current context and a device that has not failed.
 pub fn working() -> Result<MutexGuard<'static, State>, Code> {
     let state = state()?;
-    let current = CURRENT.with_borrow(|c| c.last().copied());
-    match current {
-        Some(c) if state.contexts.contains(&c) => {}
-        _ => return Err(ERROR_INVALID_CONTEXT),
+    match state.contexts.get(&current()) {
+        Some(c) if c.failed == SUCCESS => Ok(state),
+        Some(c) => Err(c.failed),
+        None => Err(ERROR_INVALID_CONTEXT),
     }
-    if state.failed == SUCCESS { Ok(state) } else { Err(state.failed) }
 }
 
 /// Turns a result into a code.
 pub fn code(result: Result<(), Code>) -> Code {
     result.err().unwrap_or(SUCCESS)
-}
-
-/// Writes through an output pointer.
-///
-/// # Safety
-/// `out` is null or valid for a write.
-pub unsafe fn put<T>(out: *mut T, value: T) -> Result<(), Code> {
-    if out.is_null() {
-        return Err(ERROR_INVALID_VALUE);
-    }
-    // SAFETY: not null, hence valid by the caller's promise. Callers of C may not align: write without assuming it.
-    unsafe { out.write_unaligned(value) };
-    Ok(())
 }
 
 impl State {
@@ -132,10 +197,58 @@ impl State {
         format!("allocation {}", self.allocations)
     }
 
-    pub fn check_stream(&self, stream: Handle) -> Result<(), Code> {
-        // 0, 1 and 2 are the default streams.
-        let known = (stream as usize) < 3 || self.streams.contains(&(stream as usize));
-        if known { Ok(()) } else { Err(ERROR_INVALID_HANDLE) }
+    /// The context that is current.
+    pub fn context(&mut self) -> Result<&mut Context, Code> {
+        self.contexts.get_mut(&current()).ok_or(ERROR_INVALID_CONTEXT)
+    }
+
+    /// The key of a stream in the table: the default streams have several handles.
+    pub fn stream(&mut self, stream: Handle) -> Result<usize, Code> {
+        match stream as usize {
+            0 | LEGACY => Ok(LEGACY),
+            PER_THREAD => {
+                let mut own = OWN_STREAM.get();
+                if !self.streams.contains_key(&own) {
+                    own = self.new_handle();
+                    OWN_STREAM.set(own);
+                    self.streams.insert(own, Stream::default());
+                }
+                Ok(own)
+            }
+            own if self.streams.contains_key(&own) => Ok(own),
+            _ => Err(ERROR_INVALID_HANDLE),
+        }
+    }
+
+    /// A kernel and what the driver keeps about it.
+    pub fn kernel(&self, function: Handle) -> Result<(&Kernel, &Function, &Loaded), Code> {
+        let f = self.functions.get(&(function as usize)).ok_or(ERROR_INVALID_HANDLE)?;
+        let loaded = self.modules.get(&f.module).ok_or(ERROR_INVALID_HANDLE)?;
+        Ok((loaded.module.kernel(&f.name).ok_or(ERROR_INVALID_HANDLE)?, f, loaded))
+    }
+
+    /// Frees all that the primary context holds, and forgets a failed launch.
+    pub fn reset(&mut self) {
+        let options = self.device.options().clone();
+        self.contexts.insert(PRIMARY, Context::default());
+        self.modules.clear();
+        self.functions.clear();
+        self.names.clear();
+        self.links.clear();
+        self.streams.clear();
+        self.streams.insert(LEGACY, Stream::default());
+        self.events.clear();
+        self.captures.clear();
+        self.graphs.clear();
+        self.execs.clear();
+        self.graph_of_node.clear();
+        self.graph_allocations.clear();
+        self.node_pointers.clear();
+        self.pools = HashMap::from([(DEFAULT_POOL, Pool::default())]);
+        self.current_pool = DEFAULT_POOL;
+        self.pool_of.clear();
+        self.host_memory.clear();
+        self.device = Device::new(options);
     }
 }
 
@@ -146,4 +259,10 @@ pub fn say_once(key: &str, sentence: &str) {
     if said.get_or_insert_with(HashSet::new).insert(key.to_string()) {
         eprintln!("emulator: {sentence}");
     }
+}
+
+/// Says on standard error what is wrong with a call, and gives its code.
+pub fn refuse(code: Code, what: impl std::fmt::Display) -> Code {
+    eprintln!("emulator: {what}");
+    code
 }

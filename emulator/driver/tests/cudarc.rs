@@ -2,30 +2,15 @@
 //!
 //! The library is opened by its path first; its soname makes cudarc find it under the name libcuda.so.
 
-use std::sync::OnceLock;
+mod common;
 
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg, sys};
 use cudarc::nvrtc::Ptx;
 
+use common::{context, driver};
+
 const BASIC: &str = include_str!("../../tests/ptx/basic.ptx");
 const SHARED: &str = include_str!("../../tests/ptx/shared.ptx");
-
-/// Opens the library next to the test, once; it stays open.
-fn driver() -> &'static libloading::Library {
-    static LIBRARY: OnceLock<libloading::Library> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let places = test.ancestors().skip(1).take(2).map(|p| p.join("libcuda.so"));
-        let path = places.into_iter().find(|p| p.exists()).expect("libcuda.so is built with the test");
-        // SAFETY: our own library, whose initialisation does nothing.
-        unsafe { libloading::Library::new(path) }.unwrap()
-    })
-}
-
-fn context() -> std::sync::Arc<CudaContext> {
-    driver();
-    CudaContext::new(0).unwrap()
-}
 
 #[test]
 fn launches_copies_and_events() -> Result<(), DriverError> {
@@ -101,7 +86,7 @@ fn raw_entry_points() {
     let library = driver();
     // SAFETY: the signatures are the API's.
     unsafe {
-        let unsupported = library.get::<unsafe extern "C" fn() -> i32>(b"cuTensorMapEncodeTiled").unwrap();
+        let unsupported = library.get::<unsafe extern "C" fn() -> i32>(b"cuTexObjectCreate").unwrap();
         assert_eq!(unsupported(), 801);
         let get = library.get::<GetProc>(b"cuGetProcAddress_v2").unwrap();
         let (mut p, mut status) = (std::ptr::null_mut(), -1);

@@ -1,5 +1,8 @@
 //! What a kernel did wrong, collected: the findings of a launch.
 
+pub mod epoch;
+pub mod global;
+pub mod proxy;
 pub mod race;
 
 use std::collections::HashMap;
@@ -15,6 +18,7 @@ pub enum Kind {
     ReadOnlyWrite,
     Uninitialised,
     SharedRace,
+    GlobalRace,
     BarrierDivergence,
     BarrierMisuse,
     WarpSyncMisuse,
@@ -22,9 +26,31 @@ pub enum Kind {
     DivisionByZero,
     Deadlock,
     StackOverflow,
+    /// An indirect call to what is not a function, or one with another signature.
+    IllegalCall,
     Trap,
     AssertFailed,
     Endless,
+    /// An mbarrier used against its protocol.
+    MbarrierMisuse,
+    /// More or fewer bytes arrive at an mbarrier than it expects.
+    TransactionBytes,
+    /// A store and an asynchronous access with no `fence.proxy.async` between.
+    MissingProxyFence,
+    /// Copies or matrix operations that no group takes up.
+    MissingCommit,
+    /// Use of a block of the cluster that has exited or may not have started.
+    ClusterMisuse,
+    /// A bulk or tensor copy whose operands are not valid.
+    CopyMisuse,
+    /// A register that a wgmma uses is accessed with no wait or fence between.
+    WgmmaRegister,
+    /// Warps of a warpgroup that do not execute one instruction, or not with the same descriptors.
+    WarpgroupDivergence,
+    /// A matrix descriptor that is not valid, or of another swizzle than the bytes were written with.
+    DescriptorMismatch,
+    /// `setmaxnreg` beyond the registers of the block.
+    RegisterPool,
 }
 
 /// One thing a kernel did wrong, where, and by whom; repeated ones are counted.
@@ -40,8 +66,8 @@ pub struct Finding {
     pub message: String,
     /// How often this kind happened at this instruction.
     pub count: u64,
-    /// The seed of the random schedule in which it happened: the same seed repeats it.
-    pub seed: Option<u64>,
+    /// Options under which it happened, where the order of things was chosen: the same ones repeat it.
+    pub order: String,
 }
 
 impl std::fmt::Display for Finding {
@@ -58,8 +84,8 @@ impl std::fmt::Display for Finding {
         if self.count > 1 {
             write!(f, " ({} times)", self.count)?;
         }
-        if let Some(seed) = self.seed {
-            write!(f, " (schedule=random,seed={seed})")?;
+        if !self.order.is_empty() {
+            write!(f, " ({})", self.order)?;
         }
         Ok(())
     }

@@ -31,8 +31,8 @@ struct Cell {
 /// Who accessed a word before, in conflict with who accesses it now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    pub warp: u32,
-    /// The lane, where it is known.
+    /// The warp and lane, where they are known.
+    pub warp: Option<u32>,
     pub lane: Option<u32>,
     pub wrote: bool,
 }
@@ -157,7 +157,7 @@ impl Races {
                 cell.write_time <= knows(u)
             };
             if !ordered {
-                conflict = Some(Conflict { warp: u, lane: Some(lane), wrote: true });
+                conflict = Some(Conflict { warp: Some(u), lane: Some(lane), wrote: true });
             }
         }
         if a.write && conflict.is_none() && cell.read_bytes & bytes != 0 && !(a.strong && cell.read_strong) {
@@ -168,14 +168,14 @@ impl Races {
                 }
                 if u != a.warp {
                     if time > knows(u) {
-                        conflict = Some(Conflict { warp: u, lane: None, wrote: false });
+                        conflict = Some(Conflict { warp: Some(u), lane: None, wrote: false });
                     }
                 } else if cell.read_last as u32 == u && cell.read_step != a.step {
                     let lane = (0..32).find(|&j| {
                         cell.read_lanes >> j & 1 != 0 && !self.lanes_ordered(u, j, a.lane, cell.read_step)
                     });
                     if lane.is_some() {
-                        conflict = Some(Conflict { warp: u, lane, wrote: false });
+                        conflict = Some(Conflict { warp: Some(u), lane, wrote: false });
                     }
                 }
             }
@@ -232,7 +232,7 @@ mod tests {
         r.reset(2, 4);
         assert_eq!(r.access(0, 15, access(0, 3, 1, true)), None);
         let found = r.access(0, 15, access(1, 5, 1, false)).unwrap();
-        assert_eq!((found.warp, found.lane, found.wrote), (0, Some(3), true));
+        assert_eq!((found.warp, found.lane, found.wrote), (Some(0), Some(3), true));
         barrier(&mut r, 2, 2);
         assert_eq!(r.access(0, 15, access(1, 5, 3, false)), None);
         assert!(!r.access(0, 15, access(0, 3, 3, true)).unwrap().wrote);

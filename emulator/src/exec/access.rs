@@ -4,17 +4,17 @@
 
 use super::engine::Engine;
 use super::lanes::Banks;
-use super::rows::{lanes_of, read32, read64};
+use super::rows::{any_set, lanes_of, load_bytes, read32, read64};
 use super::state::Warp;
 use crate::check::Kind as Check;
-use crate::check::race::Access;
-use crate::code::{Bank, MemOp};
+use crate::check::global;
+use crate::code::{Bank, Kind, MemOp};
 use crate::counters;
-use crate::memory::{Allocation, LOCAL_WINDOW, SHARED_WINDOW};
+use crate::memory::{Allocation, LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, SHARED_WINDOW};
 use crate::ptx::ast::Space;
 
 /// Values of up to four elements per lane.
-type Values = [[u64; 32]; 4];
+pub(super) type Values = [[u64; 32]; 4];
 
 /// A static description of an access for checks and reports.
 #[derive(Clone, Copy)]
@@ -30,11 +30,11 @@ pub(super) struct What {
 }
 
 impl What {
-    fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         (self.bytes * self.count) as u64
     }
 
-    fn verb(&self) -> &'static str {
+    pub(super) fn verb(&self) -> &'static str {
         match (self.atomic, self.write) {
             (true, _) => "updates",
             (_, true) => "writes",
@@ -43,18 +43,24 @@ impl What {
     }
 }
 
-fn in_window(address: u64, window: u64) -> bool {
+pub(super) fn in_window(address: u64, window: u64) -> bool {
     address >> 32 == window >> 32
 }
 
 impl Engine<'_> {
     pub(super) fn is_in_space(&self, address: u64, space: Space) -> bool {
         match space {
-            Space::Shared => in_window(address, SHARED_WINDOW),
+            Space::Cluster => in_window(address, SHARED_WINDOW),
+            Space::Shared => {
+                let rank = address as u32 >> RANK_SHIFT;
+                in_window(address, SHARED_WINDOW) && (rank == 0 || rank as usize - 1 == self.running)
+            }
             Space::Local => in_window(address, LOCAL_WINDOW),
             Space::Const => self.l.memory.find(address).is_some_and(|a| a.read_only),
+            Space::Param => in_window(address, PARAM_WINDOW),
             Space::Global => {
-                !in_window(address, SHARED_WINDOW)
+                !in_window(address, PARAM_WINDOW)
+                    && !in_window(address, SHARED_WINDOW)
                     && !in_window(address, LOCAL_WINDOW)
                     && self.l.memory.find(address).is_none_or(|a| !a.read_only)
             }
@@ -75,11 +81,15 @@ impl Engine<'_> {
         let op = &code.mems[index as usize];
         let pool = &code.pool[code.insts[pc as usize].pool as usize..];
         let count = op.count as usize;
-        let mut values: Values = [[u64::MAX; 32]; 4];
-        if op.space == Space::Param {
-            self.load_param(op, &mut values, mask);
-        } else {
+        if op.space == Space::Shared && (!op.signed || op.bytes == op.reg_bytes) {
             let addresses = Self::addresses(banks, op.address, pool[count], op.offset);
+            return self.shared_load_rows(op, warp.index, pc, &addresses, mask, banks, &pool[..count]);
+        }
+        let mut values: Values = [[u64::MAX; 32]; 4];
+        let addresses = Self::addresses(banks, op.address, pool[count], op.offset);
+        if op.space == Space::Param {
+            self.load_param(op, (warp.index, pc), &addresses, &mut values, mask);
+        } else {
             let what = What {
                 pc,
                 warp: warp.index,
@@ -91,6 +101,10 @@ impl Engine<'_> {
             };
             self.by_space(op.space, what, &addresses, mask, |this, space, m| match space {
                 Space::Shared => this.shared_load(what, &addresses, m, &mut values),
+                Space::Cluster => this.cluster_access(what, &addresses, m, |this, addresses, m| {
+                    this.shared_load(what, addresses, m, &mut values);
+                }),
+                Space::Param => this.load_param(op, (what.warp, pc), &addresses, &mut values, m),
                 Space::Local => this.local_load(warp, what, &addresses, m, &mut values),
                 _ => this.global_load(what, &addresses, m, &mut values, op.space == Space::Const),
             });
@@ -129,6 +143,9 @@ impl Engine<'_> {
         let pool = &code.pool[code.insts[pc as usize].pool as usize..];
         let count = op.count as usize;
         let addresses = Self::addresses(banks, op.address, pool[0], op.offset);
+        if op.space == Space::Shared {
+            return self.shared_store_rows(op, warp.index, pc, &addresses, mask, banks, &pool[1..1 + count]);
+        }
         let mut values: Values = [[0; 32]; 4];
         for (e, row) in values.iter_mut().enumerate().take(count) {
             *row = if op.reg_bytes == 8 {
@@ -148,6 +165,12 @@ impl Engine<'_> {
         };
         self.by_space(op.space, what, &addresses, mask, |this, space, m| match space {
             Space::Shared => this.shared_store(what, &addresses, m, &values),
+            Space::Cluster => this.cluster_access(what, &addresses, m, |this, addresses, m| {
+                this.shared_store(what, addresses, m, &values);
+            }),
+            Space::Param => this.report(Check::ReadOnlyWrite, pc, what.warp, m.trailing_zeros(), || {
+                "writes the kernel's parameters".to_string()
+            }),
             Space::Local => this.local_store(warp, what, &addresses, m, &values),
             _ => this.global_store(what, &addresses, m, &values),
         });
@@ -178,14 +201,21 @@ impl Engine<'_> {
             }
             return f(self, space, mask);
         }
-        let (mut shared, mut local) = (0u32, 0u32);
+        let (mut shared, mut local, mut cluster, mut param) = (0u32, 0u32, 0u32, 0u32);
         for i in lanes_of(mask) {
-            shared |= (in_window(addresses[i as usize], SHARED_WINDOW) as u32) << i;
-            local |= (in_window(addresses[i as usize], LOCAL_WINDOW) as u32) << i;
+            let a = addresses[i as usize];
+            shared |= (in_window(a, SHARED_WINDOW) as u32) << i;
+            cluster |= ((in_window(a, SHARED_WINDOW) && a as u32 >> RANK_SHIFT != 0) as u32) << i;
+            local |= (in_window(a, LOCAL_WINDOW) as u32) << i;
+            param |= (in_window(a, PARAM_WINDOW) as u32) << i;
         }
-        for (space, m) in
-            [(Space::Shared, shared), (Space::Local, local), (Space::Global, mask & !shared & !local)]
-        {
+        for (space, m) in [
+            (Space::Shared, shared & !cluster),
+            (Space::Cluster, cluster),
+            (Space::Local, local),
+            (Space::Param, param),
+            (Space::Global, mask & !shared & !local & !param),
+        ] {
             if m != 0 {
                 f(self, space, m);
             }
@@ -276,8 +306,53 @@ impl Engine<'_> {
                 );
                 continue;
             }
+            if self.clock.is_on() {
+                self.global_races(what, allocation, addresses, inside);
+            }
             f(allocation, inside);
         }
+    }
+
+    /// Records an access with the check of races in global memory.
+    fn global_races(&mut self, what: What, allocation: &Allocation, addresses: &[u64; 32], mask: u32) {
+        let Some(shadow) = allocation.shadow() else { return };
+        let strong = what.strong || what.atomic;
+        if strong {
+            let mut releases = self.l.releases.lock().unwrap_or_else(|e| e.into_inner());
+            for i in lanes_of(mask) {
+                self.clock.strong(&mut releases, addresses[i as usize], what.write);
+            }
+        }
+        let access =
+            global::Access { warp: what.warp, bytes: what.total() as u32, write: what.write, strong };
+        let Some(clash) = self.clock.access(shadow, allocation.base, addresses, mask, access) else { return };
+        self.report(Check::GlobalRace, what.pc, what.warp, clash.lane, || {
+            let address = addresses[clash.lane as usize];
+            let whole = |n: u64| {
+                let [gx, gy, _] = self.l.grid.map(|d| d as u64);
+                format!("({},{},{})", n % gx, n / gx % gy, n / gx / gy)
+            };
+            let block = match clash.block {
+                _ if self.l.cluster != [1; 3] => "of another cluster".to_string(),
+                Some(n) if whole(n) == whole(self.clock.block()) => "of this block".to_string(),
+                Some(n) => format!("of block {}", whole(n)),
+                None => "of other blocks".to_string(),
+            };
+            let who = match (clash.warp, clash.other) {
+                (Some(warp), Some(lane)) if clash.block.is_some() => {
+                    let [x, y, z] = self.thread_of(warp, lane);
+                    format!("thread ({x},{y},{z})")
+                }
+                _ => "threads".to_string(),
+            };
+            let did = if clash.wrote { "wrote" } else { "read" };
+            format!(
+                "{} {} B of global memory, {}, which {who} {block} {did} with nothing to order them",
+                what.verb(),
+                what.total(),
+                self.l.memory.describe(address)
+            )
+        });
     }
 
     fn unwritten(&self, what: What, lane: u32, address: u64) {
@@ -324,7 +399,7 @@ impl Engine<'_> {
                 }
             }
         });
-        if missing != 0 {
+        if missing != 0 && self.all_used(what) {
             let lane = missing.trailing_zeros();
             self.unwritten(what, lane, addresses[lane as usize]);
         }
@@ -342,152 +417,6 @@ impl Engine<'_> {
                 }
             }
         });
-    }
-
-    // shared -------------------------------------------------------------------------------------------------------
-
-    /// Lanes that pass the checks of a shared access; addresses are offsets or generic.
-    pub(super) fn shared_lanes(&mut self, what: What, addresses: &[u64; 32], mask: u32) -> (u32, [u32; 32]) {
-        let mut left = self.aligned(what, addresses, mask, "shared");
-        let size = self.b.shared.data.len() as u64;
-        let mut offsets = [0u32; 32];
-        let mut wrong = 0u32;
-        for i in lanes_of(left) {
-            let a = addresses[i as usize];
-            let offset = if in_window(a, SHARED_WINDOW) { a - SHARED_WINDOW } else { a };
-            if offset.checked_add(what.total()).is_none_or(|end| end > size) {
-                wrong |= 1 << i;
-            }
-            offsets[i as usize] = offset as u32;
-        }
-        if wrong != 0 {
-            let lane = wrong.trailing_zeros();
-            let a = addresses[lane as usize];
-            let global = self.l.memory.find(a).is_some();
-            let kind = if global { Check::WrongSpace } else { Check::OutOfBounds };
-            self.report(kind, what.pc, what.warp, lane, || {
-                if global {
-                    return format!(
-                        "{} global memory ({}) with a shared instruction",
-                        what.verb(),
-                        self.l.memory.describe(a)
-                    );
-                }
-                format!(
-                    "{} {} B at byte {} of shared memory, the block has {size} B",
-                    what.verb(),
-                    what.total(),
-                    offsets[lane as usize]
-                )
-            });
-            left &= !wrong;
-        }
-        if self.l.options.counters && left != 0 {
-            let passes = counters::bank_passes(&offsets.map(|o| o as u64), left, what.total());
-            let count = &mut self.counts[what.pc as usize];
-            let bytes = what.total() * left.count_ones() as u64;
-            count.bytes += bytes;
-            count.transfers += passes;
-            count.ideal += bytes.div_ceil(128).max(1);
-        }
-        if self.b.shared.any_in_flight && self.l.options.checks.async_copies {
-            self.check_in_flight(what, &offsets, left);
-        }
-        if self.l.options.checks.races {
-            self.check_races(what, &offsets, left);
-        }
-        (left, offsets)
-    }
-
-    fn check_in_flight(&self, what: What, offsets: &[u32; 32], mask: u32) {
-        for i in lanes_of(mask) {
-            let range = offsets[i as usize] as usize..offsets[i as usize] as usize + what.total() as usize;
-            if let Some(&owner) = self.b.shared.in_flight[range].iter().find(|&&o| o != 0) {
-                let (warp, lane) = ((owner - 1) as u32 / 32, (owner - 1) as u32 % 32);
-                return self.report(Check::MissingAsyncWait, what.pc, what.warp, i, || {
-                    let [x, y, z] = self.thread_of(warp, lane);
-                    format!(
-                        "{} byte {} of shared memory while a cp.async of thread ({x},{y},{z}) into it has not been waited for",
-                        what.verb(),
-                        offsets[i as usize]
-                    )
-                });
-            }
-        }
-    }
-
-    fn check_races(&mut self, what: What, offsets: &[u32; 32], mask: u32) {
-        let step = self.step;
-        for i in lanes_of(mask) {
-            let (start, end) = (offsets[i as usize], offsets[i as usize] + what.total() as u32);
-            let mut at = start;
-            while at < end {
-                let next = (at / 4 * 4 + 4).min(end);
-                let bytes = (((1u32 << (next - at)) - 1) << (at % 4)) as u8;
-                let access = Access {
-                    warp: what.warp,
-                    lane: i,
-                    step,
-                    write: what.write,
-                    strong: what.strong || what.atomic,
-                };
-                if let Some(conflict) = self.b.races.access(at as usize / 4, bytes, access) {
-                    self.report(Check::SharedRace, what.pc, what.warp, i, || {
-                        let who = match conflict.lane {
-                            Some(lane) => {
-                                let [x, y, z] = self.thread_of(conflict.warp, lane);
-                                format!("thread ({x},{y},{z})")
-                            }
-                            None => format!("warp {}", conflict.warp),
-                        };
-                        let did = if conflict.wrote { "wrote" } else { "read" };
-                        format!(
-                            "{} byte {at} of shared memory, which {who} {did} with no barrier between",
-                            what.verb()
-                        )
-                    });
-                }
-                at = next;
-            }
-        }
-    }
-
-    fn shared_load(&mut self, what: What, addresses: &[u64; 32], mask: u32, values: &mut Values) {
-        let (lanes, offsets) = self.shared_lanes(what, addresses, mask);
-        let check = self.l.options.checks.uninitialised;
-        let mut missing = 0u32;
-        let bytes = what.bytes as usize;
-        for i in lanes_of(lanes) {
-            for (e, row) in values.iter_mut().enumerate().take(what.count as usize) {
-                let at = offsets[i as usize] as usize + e * bytes;
-                row[i as usize] = load_bytes(&self.b.shared.data[at..at + bytes]);
-                if check && !all_set(&self.b.shared.written[at..at + bytes]) {
-                    missing |= 1 << i;
-                }
-            }
-        }
-        if missing != 0 {
-            let lane = missing.trailing_zeros();
-            self.report(Check::Uninitialised, what.pc, what.warp, lane, || {
-                format!(
-                    "reads {} B at byte {} of shared memory that nothing has written",
-                    what.total(),
-                    offsets[lane as usize]
-                )
-            });
-        }
-    }
-
-    fn shared_store(&mut self, what: What, addresses: &[u64; 32], mask: u32, values: &Values) {
-        let (lanes, offsets) = self.shared_lanes(what, addresses, mask);
-        let bytes = what.bytes as usize;
-        for i in lanes_of(lanes) {
-            for (e, row) in values.iter().enumerate().take(what.count as usize) {
-                let at = offsets[i as usize] as usize + e * bytes;
-                self.b.shared.data[at..at + bytes].copy_from_slice(&row[i as usize].to_le_bytes()[..bytes]);
-                self.b.shared.written[at..at + bytes].fill(1);
-            }
-        }
     }
 
     // local and parameters -----------------------------------------------------------------------------------------
@@ -519,6 +448,21 @@ impl Engine<'_> {
         (left, at)
     }
 
+    fn all_used(&self, what: What) -> bool {
+        (0..what.total() as usize).all(|byte| self.is_used(what.pc, byte, 1))
+    }
+
+    /// False for bytes of a load that a pragma says nobody uses.
+    fn is_used(&self, pc: u32, start: usize, bytes: usize) -> bool {
+        match self.l.code.insts[pc as usize].kind {
+            Kind::Load(index) => {
+                let used = self.l.code.mems[index as usize].used_bytes as u32;
+                used >> start & ((1 << bytes) - 1) != 0
+            }
+            _ => true,
+        }
+    }
+
     fn local_load(
         &mut self,
         warp: &mut Warp,
@@ -533,7 +477,10 @@ impl Engine<'_> {
             for (e, row) in values.iter_mut().enumerate().take(what.count as usize) {
                 let at = offsets[i as usize] as usize + e * bytes;
                 row[i as usize] = load_bytes(&warp.local[at..at + bytes]);
-                if self.l.options.checks.uninitialised && !all_set(&warp.local_written[at..at + bytes]) {
+                // Copies of structures read their padding: an element counts as written when some byte of it is.
+                let written = any_set(&warp.local_written[at..at + bytes]);
+                if self.l.options.checks.uninitialised && !written && self.is_used(what.pc, e * bytes, bytes)
+                {
                     self.report(Check::Uninitialised, what.pc, what.warp, i, || {
                         let byte = at as u32 - i * warp.local_bytes;
                         format!(
@@ -565,30 +512,42 @@ impl Engine<'_> {
         }
     }
 
-    /// Kernel parameters: offsets are constants, checked when the kernel was lowered against the parameter block.
-    fn load_param(&mut self, op: &MemOp, values: &mut Values, mask: u32) {
+    /// Kernel parameters, by offset or generic address. Constant offsets were checked when the kernel was lowered.
+    fn load_param(
+        &mut self,
+        op: &MemOp,
+        (warp, pc): (u32, u32),
+        addresses: &[u64; 32],
+        values: &mut Values,
+        mask: u32,
+    ) {
         let bytes = op.bytes as usize;
+        let window = if op.space == Space::Param { 0 } else { PARAM_WINDOW };
+        let params = self.l.params;
+        let read = |address: u64, e: usize| {
+            let at = usize::try_from(address.wrapping_sub(window)).ok()?.checked_add(e * bytes)?;
+            params.get(at..at.checked_add(bytes)?).map(load_bytes)
+        };
+        let first = addresses[(mask.trailing_zeros() & 31) as usize];
+        let alike = op.space == Space::Param && addresses.iter().all(|&a| a == first);
+        let mut outside = 0u32;
         for (e, row) in values.iter_mut().enumerate().take(op.count as usize) {
-            let at = op.offset as usize + e * bytes;
-            let v = self.l.params.get(at..at + bytes).map_or(u64::MAX, load_bytes);
-            lanes_of(mask).for_each(|i| row[i as usize] = v);
+            if alike && let Some(v) = read(first, e) {
+                row.fill(v);
+                continue;
+            }
+            for i in lanes_of(mask) {
+                let v = read(addresses[i as usize], e);
+                outside |= (v.is_none() as u32) << i;
+                row[i as usize] = v.unwrap_or(u64::MAX);
+            }
         }
-    }
-}
-
-/// True if each of up to eight bytes is 1.
-#[inline]
-fn all_set(bytes: &[u8]) -> bool {
-    load_bytes(bytes) == 0x0101_0101_0101_0101 >> (64 - 8 * bytes.len())
-}
-
-/// Up to eight bytes, little-endian.
-pub(super) fn load_bytes(bytes: &[u8]) -> u64 {
-    match bytes.len() {
-        4 => u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as u64,
-        8 => u64::from_le_bytes([
-            bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
-        ]),
-        _ => bytes.iter().rev().fold(0, |v, &b| v << 8 | b as u64),
+        if outside != 0 {
+            let lane = outside.trailing_zeros();
+            self.report(Check::OutOfBounds, pc, warp, lane, || {
+                let at = addresses[lane as usize].wrapping_sub(window);
+                format!("reads {bytes} B at byte {at} of {} B of kernel parameters", params.len())
+            });
+        }
     }
 }

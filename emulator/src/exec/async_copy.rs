@@ -8,8 +8,6 @@ use super::lanes::Banks;
 use super::rows::{lanes_of, read32, read64};
 use super::state::{CopyQueue, PendingCopy, Warp};
 use crate::check::Kind as Check;
-use crate::check::race::Access;
-use crate::options::AsyncTiming;
 use crate::ptx::ast::Space;
 
 impl Engine<'_> {
@@ -22,7 +20,6 @@ impl Engine<'_> {
         let sizes = if op.source_size { read32(banks, pool[2]) } else { [op.bytes as u32; 32] };
         let bytes = op.bytes as u32;
         let what = What { pc, warp: warp.index, bytes, count: 1, write: true, strong: false, atomic: false };
-        let races = self.l.options.checks.races;
         let mut lanes = self.shared_lanes_for_copy(what, &to, mask);
         let wrong: u32 = lanes_of(lanes).map(|i| ((sizes[i as usize] > bytes) as u32) << i).sum();
         if wrong != 0 {
@@ -43,7 +40,7 @@ impl Engine<'_> {
         if warp.copies.is_empty() {
             warp.copies.resize(32, CopyQueue::default());
         }
-        let step = self.step;
+        self.race_of_copies(what, &to, lanes);
         for i in lanes_of(lanes) {
             let shared = to[i as usize] as u32;
             let mut copy = PendingCopy {
@@ -55,29 +52,16 @@ impl Engine<'_> {
                 pc,
                 done: false,
             };
-            if races {
-                for word in shared / 4..(shared + bytes) / 4 {
-                    let access = Access { warp: warp.index, lane: i, step, write: true, strong: false };
-                    if let Some(conflict) = self.b.races.access(word as usize, 15, access) {
-                        self.report(Check::SharedRace, pc, warp.index, i, || {
-                            let did = if conflict.wrote { "wrote" } else { "read" };
-                            format!("copies into byte {} of shared memory, which warp {} {did} with no barrier between", word * 4, conflict.warp)
-                        });
-                    }
-                }
-            }
-            self.b.shared.in_flight[shared as usize..(shared + bytes) as usize]
+            self.b.shared.in_flight[shared as usize / 4..(shared + bytes) as usize / 4]
                 .fill((1 + warp.index * 32 + i) as u16);
             self.b.shared.any_in_flight = true;
-            let early = if self.random {
-                self.b.random(2) == 0
-            } else {
-                self.l.options.async_timing == AsyncTiming::Early
-            };
+            let early = self.early();
             if early {
                 self.perform(&mut copy);
             }
-            warp.copies[i as usize].open.push(copy);
+            warp.copies[i as usize].copies.push_back(copy);
+            warp.copies[i as usize].uncommitted += 1;
+            self.b.shared.copies += 1;
         }
     }
 
@@ -85,7 +69,7 @@ impl Engine<'_> {
         let mut left = self.aligned(what, to, mask, "shared");
         let size = self.b.shared.data.len() as u64;
         for i in lanes_of(left) {
-            if to[i as usize] + what.bytes as u64 > size {
+            if to[i as usize].saturating_add(what.bytes as u64) > size {
                 left &= !(1 << i);
                 self.report(Check::OutOfBounds, what.pc, what.warp, i, || {
                     format!(
@@ -98,33 +82,50 @@ impl Engine<'_> {
         left
     }
 
+    /// A copy writes for its lane from when it is issued on, and again when the lane has waited for it: others need a
+    /// barrier after that.
+    fn race_of_copies(&mut self, what: What, to: &[u64; 32], mask: u32) {
+        if mask == 0 {
+            return;
+        }
+        let first = to[mask.trailing_zeros() as usize] as u32;
+        let offsets = std::array::from_fn(|i| if mask >> i & 1 != 0 { to[i] as u32 } else { first });
+        self.check_races(what, &offsets, mask);
+    }
+
     fn perform(&mut self, copy: &mut PendingCopy) {
         copy.done = true;
         let mut data = [0u8; 16];
-        if copy.source_bytes > 0
-            && let Some(a) = self.l.memory.find(copy.global)
-        {
-            let offset = copy.global - a.base;
-            for k in 0..copy.source_bytes as u64 {
-                // SAFETY: the copy's range was checked when it was issued; bytes need no alignment.
-                unsafe {
-                    if self.l.options.checks.uninitialised && !a.is_written(offset + k, 1) {
-                        let owner = self.b.shared.in_flight[copy.shared as usize].max(1) as u32 - 1;
-                        self.report(Check::Uninitialised, copy.pc, owner / 32, copy.lane as u32, || {
-                            format!(
-                                "copies global memory that nothing has written, {}",
-                                self.l.memory.describe(copy.global + k)
-                            )
-                        });
-                        break;
-                    }
-                    data[k as usize] = a.load(offset + k, 1) as u8;
+        let memory = self.l.memory;
+        if let Some(a) = memory.find(copy.global).filter(|_| copy.source_bytes > 0) {
+            let check = self.l.options.checks.uninitialised && !a.all_written();
+            let step = if copy.source_bytes.is_multiple_of(4) { 4 } else { 1 };
+            for k in (0..copy.source_bytes as usize).step_by(step) {
+                let offset = copy.global - a.base + k as u64;
+                // SAFETY: the copy's range, and that it starts at a multiple of its size, were checked when it was
+                // issued; `step` divides what there is to read.
+                let (value, written) =
+                    unsafe { (a.load(offset, step as u32), !check || a.is_written(offset, step as u32)) };
+                if !written {
+                    let owner = self.b.shared.in_flight[copy.shared as usize / 4].max(1) as u32 - 1;
+                    self.report(Check::Uninitialised, copy.pc, owner / 32, copy.lane as u32, || {
+                        let about = memory.describe(copy.global + k as u64);
+                        format!("copies global memory that nothing has written, {about}")
+                    });
+                    break;
                 }
+                data[k..k + step].copy_from_slice(&value.to_le_bytes()[..step]);
             }
         }
         let range = copy.shared as usize..copy.shared as usize + copy.bytes as usize;
-        self.b.shared.data[range.clone()].copy_from_slice(&data[..copy.bytes as usize]);
-        self.b.shared.written[range].fill(1);
+        self.b.shared.mark(range.start, range.len());
+        self.b.shared.data[range].copy_from_slice(&data[..copy.bytes as usize]);
+    }
+
+    /// Performs every copy of a lane, as if it had waited.
+    pub(super) fn finish_copies(&mut self, warp: &mut Warp, lane: u32) {
+        self.cp_async_commit(warp, 1 << lane);
+        self.cp_async_wait(warp, 1 << lane, 0);
     }
 
     pub(super) fn cp_async_commit(&mut self, warp: &mut Warp, mask: u32) {
@@ -133,8 +134,7 @@ impl Engine<'_> {
         }
         for i in lanes_of(mask) {
             let queue = &mut warp.copies[i as usize];
-            let group = std::mem::take(&mut queue.open);
-            queue.groups.push_back(group);
+            queue.groups.push_back(std::mem::take(&mut queue.uncommitted));
         }
     }
 
@@ -143,21 +143,41 @@ impl Engine<'_> {
         if warp.copies.is_empty() {
             return;
         }
+        let mut due = [0; 32];
         for i in lanes_of(mask) {
-            while warp.copies[i as usize].groups.len() > n as usize {
-                let Some(group) = warp.copies[i as usize].groups.pop_front() else { break };
-                for mut copy in group {
-                    if !copy.done {
-                        self.perform(&mut copy);
-                    }
-                    let owner = (1 + warp.index * 32 + i) as u16;
-                    let range = copy.shared as usize..copy.shared as usize + copy.bytes as usize;
-                    self.b.shared.in_flight[range].iter_mut().filter(|o| **o == owner).for_each(|o| *o = 0);
-                }
+            let queue = &mut warp.copies[i as usize];
+            while queue.groups.len() > n as usize {
+                due[i as usize] += queue.groups.pop_front().unwrap_or(0);
             }
         }
-        let open = |w: &Warp| w.copies.iter().any(|q| !q.open.is_empty() || !q.groups.is_empty());
-        if !open(warp) && !self.b.warps.iter().any(open) {
+        loop {
+            // The next copy of each lane that has one due, together where they are alike.
+            let (mut row, mut offsets, mut like) = (0u32, [0; 32], None);
+            for i in lanes_of(mask).filter(|&i| due[i as usize] > 0) {
+                let Some(&copy) = warp.copies[i as usize].copies.front() else { continue };
+                if *like.get_or_insert((copy.pc, copy.bytes)) == (copy.pc, copy.bytes) {
+                    row |= 1 << i;
+                    offsets[i as usize] = copy.shared as u64;
+                }
+            }
+            let Some((pc, bytes)) = like else { break };
+            for i in lanes_of(row) {
+                due[i as usize] -= 1;
+                let Some(mut copy) = warp.copies[i as usize].copies.pop_front() else { continue };
+                if !copy.done {
+                    self.perform(&mut copy);
+                }
+                let owner = (1 + warp.index * 32 + i) as u16;
+                let words = copy.shared as usize / 4..(copy.shared + bytes as u32) as usize / 4;
+                self.b.shared.in_flight[words].iter_mut().filter(|o| **o == owner).for_each(|o| *o = 0);
+                self.b.shared.copies -= 1;
+            }
+            let bytes = bytes as u32;
+            let what =
+                What { pc, warp: warp.index, bytes, count: 1, write: true, strong: false, atomic: false };
+            self.race_of_copies(what, &offsets, row);
+        }
+        if self.b.shared.copies == 0 {
             self.b.shared.any_in_flight = false;
         }
     }
@@ -168,9 +188,7 @@ impl Engine<'_> {
             return;
         }
         for i in lanes_of(mask) {
-            let queue = &warp.copies[i as usize];
-            let open = queue.groups.iter().flatten().chain(&queue.open).next();
-            if let Some(copy) = open {
+            if let Some(copy) = warp.copies[i as usize].copies.front() {
                 let issued = self.place(copy.pc);
                 return self.report(Check::MissingAsyncWait, pc, warp.index, i, || {
                     format!("ends while a cp.async issued at {issued} has not been waited for")

@@ -10,18 +10,22 @@ use super::soft::Round;
 use super::state::Warp;
 use crate::check::Kind as Check;
 use crate::code::{AtomOp, AtomicOp};
+use crate::counters::serial_updates;
 use crate::ptx::ast::{Space, Ty};
 
 /// The new value of an atomic.
-fn update(op: &AtomOp, old: u64, b: u64, c: u64) -> u64 {
+pub(super) fn update(op: &AtomOp, old: u64, b: u64, c: u64) -> u64 {
     let ty = op.ty;
     let int = |i| scalar::eval(&Scalar::Int(i, ty, false), [old, b, 0, 0]);
+    let float = |f| scalar::eval(&Scalar::Float(f, ty, Round::Nearest, Finish::default()), [old, b, 0, 0]);
     match op.op {
         AtomicOp::Add if ty.is_float() => {
             // f32 atomics in global memory flush subnormals on no sm_80 path that the ISA states; they are kept.
-            scalar::eval(&Scalar::Float(Float::Add, ty, Round::Nearest, Finish::default()), [old, b, 0, 0])
+            float(Float::Add)
         }
         AtomicOp::Add => old.wrapping_add(b),
+        AtomicOp::Min if ty.is_float() => float(Float::Min { nan: false }),
+        AtomicOp::Max if ty.is_float() => float(Float::Max { nan: false }),
         AtomicOp::Min => int(Int::Min),
         AtomicOp::Max => int(Int::Max),
         AtomicOp::Inc => {
@@ -72,6 +76,12 @@ impl Engine<'_> {
             strong: true,
             atomic: true,
         };
+        if self.l.options.counters {
+            let count = &mut self.counts[pc as usize];
+            count.bytes += what.bytes as u64 * mask.count_ones() as u64;
+            count.transfers += serial_updates(&addresses, mask);
+            count.ideal += 1;
+        }
         let mut old = [u64::MAX; 32];
         let order: Vec<u32> = {
             let mut lanes: Vec<u32> = lanes_of(mask).collect();
@@ -87,25 +97,27 @@ impl Engine<'_> {
         let cut = u64::MAX >> (64 - 8 * bytes);
         let check = self.l.options.checks.uninitialised;
         self.by_space(op.space, what, &addresses, mask, |this, space, m| match space {
-            Space::Shared => {
-                let (m, offsets) = this.shared_lanes(what, &addresses, m);
-                for &i in order.iter().filter(|&&i| m >> i & 1 != 0) {
-                    let at = offsets[i as usize] as usize..offsets[i as usize] as usize + bytes as usize;
-                    if check && this.b.shared.written[at.clone()].contains(&0) && op.op != AtomicOp::Exch {
-                        this.report(Check::Uninitialised, pc, what.warp, i, || {
-                            format!(
-                                "updates {bytes} B at byte {} of shared memory that nothing has written",
-                                at.start
-                            )
-                        });
+            Space::Shared | Space::Cluster => {
+                this.cluster_access(what, &addresses, m, |this, addresses, m| {
+                    let (m, offsets) = this.shared_lanes(what, addresses, m);
+                    for &i in order.iter().filter(|&&i| m >> i & 1 != 0) {
+                        let start = offsets[i as usize] as usize;
+                        let size = bytes as usize;
+                        if !this.b.shared.is_written(start, size) && op.op != AtomicOp::Exch {
+                            this.report(Check::Uninitialised, pc, what.warp, i, || {
+                                format!(
+                                    "updates {bytes} B at byte {start} of shared memory that nothing has written"
+                                )
+                            });
+                        }
+                        let cell = &mut this.b.shared.data[start..start + size];
+                        let before = super::rows::load_bytes(cell);
+                        let after = update(&op, before, b[i as usize] & cut, c[i as usize] & cut) & cut;
+                        cell.copy_from_slice(&after.to_le_bytes()[..size]);
+                        this.b.shared.mark(start, size);
+                        old[i as usize] = before;
                     }
-                    let cell = &mut this.b.shared.data[at.clone()];
-                    let before = super::access::load_bytes(cell);
-                    let after = update(&op, before, b[i as usize] & cut, c[i as usize] & cut) & cut;
-                    cell.copy_from_slice(&after.to_le_bytes()[..bytes as usize]);
-                    this.b.shared.written[at].fill(1);
-                    old[i as usize] = before;
-                }
+                })
             }
             Space::Local => {
                 let lane = m.trailing_zeros();

@@ -3,7 +3,7 @@
 //! Warps arrive whole. `.aligned` barriers (and every `bar`) need all lanes of a warp at one instruction; plain
 //! `barrier` lets them arrive from different ones. Lanes that have exited are not waited for.
 
-use super::engine::Engine;
+use super::engine::{Engine, RaceCheck};
 use super::rows::{lanes_of, read_pred, read32, write_pred, write32};
 use super::state::Status;
 use crate::check::Kind as Check;
@@ -148,9 +148,11 @@ impl Engine<'_> {
         state.arrived |= 1 << w;
         state.votes += votes.0;
         state.voters += votes.1;
-        if self.l.options.checks.races {
+        if self.races == RaceCheck::Clocks {
             self.b.races.release(w, &mut state.clock);
         }
+        self.order_arrives(w, id as usize);
+        let state = &mut self.b.barriers[id as usize];
         let waits = barrier.op != BarrierOp::Arrive;
         if waits {
             state.waiting |= 1 << w;
@@ -165,6 +167,12 @@ impl Engine<'_> {
             }
         }
         self.try_complete(id as usize);
+        if self.l.options.counters && waits {
+            let still = self.b.warps[w].groups.iter().any(|g| g.status == Status::AtBarrier(id));
+            let count = &mut self.counts[pc as usize];
+            count.transfers += still as u64;
+            count.ideal += 1;
+        }
     }
 
     /// Warps that have ended are not waited for.
@@ -183,13 +191,18 @@ impl Engine<'_> {
             return;
         }
         let state = std::mem::take(&mut self.b.barriers[id]);
+        if self.races == RaceCheck::Epochs {
+            self.b.epochs.barrier();
+        }
+        self.clock.barrier();
         for w in lanes_of(state.waiting) {
             let w = w as usize;
-            if self.l.options.checks.races {
+            if self.races == RaceCheck::Clocks {
                 self.b.races.acquire(w, &state.clock);
                 let step = self.b.warps[w].steps as u32;
                 self.b.races.sync_lanes(w, u32::MAX, step.wrapping_add(1));
             }
+            self.order_passes(w, &state.order);
             for g in 0..self.b.warps[w].groups.len() {
                 let group = &self.b.warps[w].groups[g];
                 if group.status != Status::AtBarrier(id as u32) {

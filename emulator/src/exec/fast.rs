@@ -88,7 +88,7 @@ fn to_f16(x: f32) -> u32 {
 
 /// f16 to f32, exact.
 #[inline(always)]
-fn from_f16(h: u32) -> f32 {
+pub(super) fn from_f16(h: u32) -> f32 {
     let sign = (h & 0x8000) << 16;
     let shifted = (h & 0x7fff) << 13;
     let exponent = shifted & 0x0f80_0000;

@@ -1,6 +1,7 @@
 //! The interpreter's loop over the instructions of one group of lanes, and calls.
 
 use super::engine::Engine;
+use super::hopper::Flow;
 use super::lanes::Banks;
 use super::rows::*;
 use super::scalar;
@@ -8,6 +9,7 @@ use super::schedule::SPIN_TURNS;
 use super::state::*;
 use crate::check::Kind as Check;
 use crate::code::*;
+use crate::options::Schedule;
 
 /// Deepest chain of calls.
 const MAX_CALLS: usize = 256;
@@ -19,6 +21,8 @@ pub(super) enum Stop {
     Preempted,
     /// The group has arrived at a barrier: pool position of the instruction.
     Barrier,
+    /// The group has come to an instruction that its warpgroup executes together.
+    Warpgroup,
 }
 
 impl Engine<'_> {
@@ -57,6 +61,9 @@ impl Engine<'_> {
                 let count = &mut self.counts[pc as usize];
                 count.warps += 1;
                 count.lanes += mask.count_ones() as u64;
+                if let Some(trace) = l.trace {
+                    self.trace(trace, warp, g, pc, active, mask);
+                }
             }
             match inst.kind {
                 Kind::Lane(f) => {
@@ -130,7 +137,7 @@ impl Engine<'_> {
                         self.atomic(warp, &banks, index, pc, mask);
                     }
                     pc += 1;
-                    if self.random && self.b.random(8) == 0 {
+                    if l.options.schedule == Schedule::Random && self.b.random(8) == 0 {
                         stop!(Stop::Preempted);
                     }
                 }
@@ -165,6 +172,43 @@ impl Engine<'_> {
                     pc = warp.groups[g].pc;
                     active = warp.groups[g].mask;
                 }
+                Kind::Alloca(align) => {
+                    let slots = &code.pool[inst.pool as usize..];
+                    let bytes = read64(&banks, slots[1]);
+                    warp.groups[g].pc = pc;
+                    self.alloca(warp, g, mask, align, &bytes);
+                    let taken = warp.taken;
+                    write64(&banks, slots[0], mask, |lane| taken[lane as usize] as u64);
+                    pc += 1;
+                    if l.findings.stopped() {
+                        stop!(Stop::Reschedule);
+                    }
+                }
+                Kind::StackSave => {
+                    let taken = warp.taken;
+                    write64(&banks, code.pool[inst.pool as usize], mask, |lane| taken[lane as usize] as u64);
+                    pc += 1;
+                }
+                Kind::StackRestore => {
+                    let saved = read64(&banks, code.pool[inst.pool as usize]);
+                    for lane in lanes_of(mask) {
+                        // Only ever back: another value than one saved takes nothing.
+                        let now = &mut warp.taken[lane as usize];
+                        *now = saved[lane as usize].clamp(*now as u64, warp.local_bytes as u64) as u32;
+                    }
+                    pc += 1;
+                }
+                Kind::CallIndirect(index) => {
+                    warp.steps = steps;
+                    warp.groups[g].pc = pc;
+                    if mask == 0 {
+                        pc += 1;
+                        continue;
+                    }
+                    let targets = read64(&banks, code.pool[inst.pool as usize]);
+                    self.call_indirect(warp, g, index, mask, &targets);
+                    return Stop::Reschedule;
+                }
                 Kind::Barrier(_) => {
                     if mask == 0 {
                         pc += 1;
@@ -180,6 +224,7 @@ impl Engine<'_> {
                 | Kind::Vote(_)
                 | Kind::Match { .. }
                 | Kind::Redux(_)
+                | Kind::Elect
                 | Kind::BarWarp
                 | Kind::Mma(_)
                 | Kind::Ldmatrix { .. }
@@ -285,6 +330,7 @@ impl Engine<'_> {
                 }
                 Kind::CpAsyncWait(n) => {
                     warp.steps = steps;
+                    self.step = steps as u32;
                     self.cp_async_wait(warp, mask, n);
                     pc += 1;
                 }
@@ -308,7 +354,67 @@ impl Engine<'_> {
                     write_pred(&banks, d, mask, bits);
                     pc += 1;
                 }
-                Kind::Fence | Kind::Prefetch => pc += 1,
+                Kind::Fence => {
+                    if mask != 0 {
+                        self.order_fence(warp);
+                    }
+                    pc += 1;
+                }
+                Kind::FenceDevice => {
+                    if mask != 0 {
+                        self.order_fence(warp);
+                        self.clock.fence();
+                    }
+                    pc += 1;
+                }
+                Kind::Prefetch => pc += 1,
+                Kind::Hopper(index) => {
+                    if mask == 0 {
+                        pc += 1;
+                        continue;
+                    }
+                    warp.steps = steps;
+                    self.step = steps as u32;
+                    match self.hopper(warp, g, &banks, index, pc, mask) {
+                        Flow::Next => {
+                            pc += 1;
+                            if self.random && steps > warp.quantum {
+                                stop!(Stop::Preempted);
+                            }
+                        }
+                        Flow::Yield => {
+                            pc += 1;
+                            stop!(Stop::Preempted);
+                        }
+                        Flow::Wait(waiting, status) => {
+                            self.branch(warp, g, active & !waiting, pc + 1);
+                            warp.groups[g].mask = waiting;
+                            warp.groups[g].status = status;
+                            stop!(Stop::Reschedule);
+                        }
+                    }
+                }
+                Kind::Warpgroup(_) => {
+                    if mask == 0 {
+                        pc += 1;
+                        continue;
+                    }
+                    if mask != active {
+                        self.branch(warp, g, active & !mask, pc + 1);
+                        warp.groups[g].mask = mask;
+                    }
+                    if mask != warp.alive {
+                        warp.groups[g].status = Status::Converging;
+                        stop!(Stop::Reschedule);
+                    }
+                    stop!(Stop::Warpgroup);
+                }
+                Kind::CheckInFlight(number) => {
+                    if mask != 0 {
+                        self.check_in_flight_register(warp, number, pc, mask);
+                    }
+                    pc += 1;
+                }
                 Kind::Nanosleep => {
                     pc += 1;
                     warp.spins = SPIN_TURNS;
@@ -368,12 +474,18 @@ impl Engine<'_> {
             return;
         }
         warp.groups[g].mask &= !mask;
-        let group = Group { pc, mask, status: Status::Ready, ..warp.groups[g].clone() };
+        let group = Group { pc, mask, status: Status::Ready, wait: None, ..warp.groups[g].clone() };
         warp.groups.push(group);
     }
 
     fn exit(&mut self, warp: &mut Warp, g: usize, mask: u32, rest: u32, pc: u32) {
         self.check_copies_at_exit(warp, mask, pc);
+        if self.hopper {
+            self.check_bulk_at_exit(warp, mask, pc);
+            if warp.alive & !mask == 0 {
+                self.check_mma_at_exit(warp, pc);
+            }
+        }
         warp.alive &= !mask;
         if rest == 0 {
             warp.groups.swap_remove(g);
@@ -386,6 +498,55 @@ impl Engine<'_> {
             if group.status == Status::Converging {
                 group.status = Status::Ready;
             }
+        }
+    }
+
+    /// Takes stack for the lanes `mask` of group `g`, from the end of their local memory.
+    fn alloca(&mut self, warp: &mut Warp, g: usize, mask: u32, align: u32, bytes: &[u64; 32]) {
+        let bases = warp.groups[g].bases;
+        let low = bases.local + self.l.code.frames[bases.frame as usize].local_bytes;
+        for lane in lanes_of(mask) {
+            let (end, size) = (warp.taken[lane as usize], bytes[lane as usize]);
+            let start = (end as u64).checked_sub(size).map_or(0, |s| s as u32 / align * align);
+            if start < low || size > end as u64 {
+                let pc = warp.groups[g].pc;
+                return self.fatal(Check::StackOverflow, pc, warp.index, lane, || {
+                    format!("takes {size} B of stack, {} B are left (option stack)", end.saturating_sub(low))
+                });
+            }
+            warp.taken[lane as usize] = start;
+            let base = lane as usize * warp.local_bytes as usize;
+            warp.local_written[base + start as usize..base + end as usize].fill(0);
+        }
+    }
+
+    /// Sends the lanes `mask` of group `g` to the functions at `targets`, those with the same one together.
+    fn call_indirect(&mut self, warp: &mut Warp, g: usize, index: u32, mask: u32, targets: &[u64; 32]) {
+        let pc = warp.groups[g].pc;
+        let known = &self.l.code.indirects[index as usize];
+        let mut parts: Vec<(u32, u32)> = Vec::new();
+        for lane in lanes_of(mask) {
+            let address = targets[lane as usize];
+            match known.iter().find(|k| k.0 == address) {
+                Some(&(_, call)) => match parts.iter_mut().find(|p| p.0 == call) {
+                    Some(part) => part.1 |= 1 << lane,
+                    None => parts.push((call, 1 << lane)),
+                },
+                None => {
+                    return self.fatal(Check::IllegalCall, pc, warp.index, lane, || {
+                        format!("calls {address:#x}, where no function with this signature is")
+                    });
+                }
+            }
+        }
+        for &(call, part) in &parts {
+            self.branch(warp, g, part, pc);
+            let own = warp.groups.len() - 1;
+            self.call(warp, own, call, part, 0, pc);
+        }
+        warp.groups[g].pc = pc + 1;
+        if warp.groups[g].mask == 0 {
+            warp.groups.swap_remove(g);
         }
     }
 
@@ -402,7 +563,8 @@ impl Engine<'_> {
             frame: call.function,
         };
         let callee = &code.frames[call.function as usize];
-        if warp.groups[g].stack.len() >= MAX_CALLS || bases.local + callee.local_bytes > warp.local_bytes {
+        let room = lanes_of(mask).map(|lane| warp.taken[lane as usize]).min().unwrap_or(0);
+        if warp.groups[g].stack.len() >= MAX_CALLS || bases.local + callee.local_bytes > room {
             let depth = warp.groups[g].stack.len();
             self.fatal(Check::StackOverflow, pc, warp.index, mask.trailing_zeros(), || {
                 format!(

@@ -164,6 +164,39 @@ impl Cell for bool {
     }
 }
 
+/// Defines a function that is compiled for each [`Level`] and chooses at each call: for loops over rows.
+macro_rules! by_level {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($a:ident: $t:ty),* $(,)?) $(-> $r:ty)? $body:block) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($a: $t),*) $(-> $r)? {
+            #[inline(always)]
+            #[allow(clippy::needless_range_loop)] // loops over lanes index several rows
+            fn body($($a: $t),*) $(-> $r)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+            fn avx2($($a: $t),*) $(-> $r)? {
+                body($($a),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+            fn avx512($($a: $t),*) $(-> $r)? {
+                body($($a),*)
+            }
+            match $crate::exec::lanes::level() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `level` says that the processor has these instructions.
+                $crate::exec::lanes::Level::Avx512 => unsafe { avx512($($a),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `level` says that the processor has these instructions.
+                $crate::exec::lanes::Level::Avx2 => unsafe { avx2($($a),*) },
+                _ => body($($a),*),
+            }
+        }
+    };
+}
+pub(crate) use by_level;
+
 /// Defines lane operations: `name(a: type, ...) -> type = expression;`. Each becomes a function from the processor's
 /// level to the [`LaneFn`] compiled for it.
 macro_rules! lanes {

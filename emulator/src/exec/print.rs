@@ -1,8 +1,8 @@
 //! Device-side printf (`vprintf`) and assert (`__assertfail`): the system calls of the CUDA ABI.
 
-use super::access::load_bytes;
 use super::engine::Engine;
 use super::lanes::Banks;
+use super::rows::load_bytes;
 use super::rows::{lanes_of, read64, write32};
 use super::state::Warp;
 use crate::check::Kind as Check;

@@ -1,9 +1,17 @@
 //! The state of a running block: warps, groups of lanes, shared memory, barriers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use super::bulk::BulkQueue;
 use super::lanes::{Banks, Row32, Row64};
+use super::mbarrier::{Mbarrier, Wait};
+pub use super::shared::Shared;
+use super::wgmma::Warpgroup;
+use crate::check::epoch::Epochs;
+use crate::check::proxy::Pair;
 use crate::check::race::Races;
+use crate::counters::Pattern;
+use crate::tensormap::Swizzle;
 
 /// Where a frame's rows start in the banks of its warp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +41,14 @@ pub enum Status {
     Converging,
     /// Arrived at a barrier.
     AtBarrier(u32),
+    /// Waits for a phase of the mbarrier in [`Group::wait`].
+    AtMbarrier,
+    /// Waits for the cluster's barrier to complete this many times.
+    AtCluster(u64),
+    /// At an instruction that the warps of a warpgroup execute together.
+    AtWarpgroup,
+    /// Waits for this many registers of the block's pool.
+    ForRegisters(u32),
 }
 
 /// Lanes of a warp that are at the same instruction.
@@ -43,6 +59,8 @@ pub struct Group {
     pub bases: Bases,
     pub stack: Vec<Return>,
     pub status: Status,
+    /// The phase it waits for, or has asked for and been turned away.
+    pub wait: Option<Wait>,
     /// When it last ran, for fairness.
     pub ran: u64,
 }
@@ -60,11 +78,21 @@ pub struct PendingCopy {
     pub done: bool,
 }
 
-/// Groups of asynchronous copies of one lane, the oldest first; the last one is open.
+/// Asynchronous copies of one lane that it has not waited for, the oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct CopyQueue {
-    pub groups: VecDeque<Vec<PendingCopy>>,
-    pub open: Vec<PendingCopy>,
+    pub copies: VecDeque<PendingCopy>,
+    /// How many of them belong to each committed group; those beyond are not committed yet.
+    pub groups: VecDeque<u32>,
+    pub uncommitted: u32,
+}
+
+impl CopyQueue {
+    pub fn clear(&mut self) {
+        self.copies.clear();
+        self.groups.clear();
+        self.uncommitted = 0;
+    }
 }
 
 #[derive(Default)]
@@ -80,7 +108,18 @@ pub struct Warp {
     pub local_written: Vec<u8>,
     /// Bytes of local memory per lane.
     pub local_bytes: u32,
+    /// Where the part of each lane's local memory starts that `alloca` has taken, from the end.
+    pub taken: [u32; 32],
     pub copies: Vec<CopyQueue>,
+    /// Bulk groups of each lane; empty until one is used.
+    pub bulk: Vec<BulkQueue>,
+    /// Lanes that have arrived at the cluster's barrier and not waited yet.
+    pub cluster_arrived: u32,
+    /// Lanes that have arrived there and not waited yet, and the phase that completes their arrival.
+    pub cluster_waits: u32,
+    pub cluster_target: u64,
+    /// What it knew at its last fence.
+    pub fenced: Option<Box<Pair>>,
     /// Instructions issued.
     pub steps: u64,
     /// Steps left before another warp may run.
@@ -131,31 +170,61 @@ pub struct BarrierState {
     pub voters: u32,
     pub reduces: bool,
     pub clock: Vec<u32>,
+    pub order: Pair,
     /// The instruction of the first arrival, for reports.
     pub pc: u32,
 }
 
-pub struct Shared {
-    pub data: Vec<u8>,
-    /// 1 where written.
-    pub written: Vec<u8>,
-    /// 1 + warp * 32 + lane of an asynchronous copy into this byte that has not been waited for.
-    pub in_flight: Vec<u16>,
-    pub any_in_flight: bool,
-}
-
+#[derive(Default)]
 pub struct Block {
     pub index: [u32; 3],
     pub warps: Vec<Warp>,
     pub shared: Shared,
     pub barriers: [BarrierState; 16],
+    /// The race detector of kernels that synchronise in many ways, and that of those with plain barriers only.
     pub races: Races,
+    pub epochs: Epochs,
+    /// The block's rank in its cluster.
+    pub rank: usize,
+    /// By offset in shared memory.
+    pub mbarriers: BTreeMap<u32, Mbarrier>,
+    /// How often the cluster's barrier has completed.
+    pub cluster_phase: u64,
+    pub warpgroups: Vec<Warpgroup>,
+    /// With which swizzle a tensor copy wrote each granule; empty until one has.
+    pub swizzles: Vec<Option<Swizzle>>,
+    /// Registers that no warp owns.
+    pub pool: u32,
+    /// All threads have exited.
+    pub done: bool,
     /// The warp to run next.
     pub turn: usize,
     pub random: u64,
+    /// Warp instructions so far, the priority of each warp, and when priorities change next (the priority schedule).
+    pub ran: u64,
+    pub priorities: Vec<i64>,
+    pub changes: Vec<u64>,
+    /// Bank patterns of shared accesses, by instruction modulo [`PATTERNS`].
+    pub patterns: Vec<Pattern>,
 }
 
+/// Instructions whose bank pattern is remembered.
+pub const PATTERNS: usize = 256;
+
 impl Block {
+    /// True when a group can run: it is ready, or what it waits for has happened.
+    pub fn can_run(&self, group: &Group) -> bool {
+        match group.status {
+            Status::Ready => true,
+            Status::AtMbarrier => group.wait.is_some_and(|w| {
+                self.mbarriers.get(&w.offset).is_none_or(|m| m.phase > w.phase || m.agent != w.agent)
+            }),
+            Status::AtCluster(phase) => self.cluster_phase >= phase,
+            Status::ForRegisters(count) => self.pool >= count,
+            _ => false,
+        }
+    }
+
     /// A pseudo-random number below `n` (xorshift64*).
     pub fn random(&mut self, n: usize) -> usize {
         self.random ^= self.random >> 12;

@@ -4,84 +4,84 @@
 //! columns E t + 4 E (i >> 1) on; B register i holds column g, rows E t + 4 E i on; C and D hold rows g and g + 8,
 //! columns 2t and 2t + 1.
 //!
-//! Arithmetic is `ideal`: products are exact, the sum is formed in f64 and rounded once to the accumulator's type.
-//! The ISA leaves order and intermediate rounding open, so hardware differs in the last bits. tf32 inputs lose their
-//! 13 low bits; integer sums wrap, or saturate with `.satfinite`.
+//! How sums are rounded is an option ([`super::accumulate`]). tf32 inputs lose their 13 low bits; integer sums wrap, or
+//! saturate with `.satfinite`.
 
 use super::access::What;
+use super::accumulate::{Element, Sum, accumulate};
 use super::engine::Engine;
-use super::lanes::{Banks, Level, level};
-use super::rows::{lanes_of, read32, read64, write32};
+use super::lanes::{Banks, by_level};
+use super::rows::{lanes_of, read32, read64, write_row32, write32, write64};
 use super::soft::{self, Round};
 use crate::check::Kind as Check;
 use crate::code::{Mma, MmaType};
 
-/// D = A B + C over a warp's tile, K columns of A used; `b` is indexed [k][n].
-#[inline(always)]
-fn multiply_body(a: &[[f64; 16]; 16], b: &[[f64; 8]; 16], c: &mut [[f64; 8]; 16], k: usize) {
-    for (row, sum) in a.iter().zip(c.iter_mut()) {
-        let mut acc = *sum;
-        for (x, b) in row.iter().zip(b).take(k) {
-            for n in 0..8 {
-                acc[n] += x * b[n];
+by_level! {
+    /// D = A B + C over a warp's tile of K columns of A; `a` is indexed [k][m], `b` [k][n].
+    fn multiply(a: &[[f64; 16]; 16], b: &[[f64; 8]; 16], c: &mut [[f64; 8]; 16], k: usize) {
+        for (m, sum) in c.iter_mut().enumerate() {
+            let mut acc = *sum;
+            for (a, b) in a.iter().zip(b).take(k) {
+                for n in 0..8 {
+                    acc[n] += a[m] * b[n];
+                }
             }
+            *sum = acc;
         }
-        *sum = acc;
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn multiply_avx2(a: &[[f64; 16]; 16], b: &[[f64; 8]; 16], c: &mut [[f64; 8]; 16], k: usize) {
-    multiply_body(a, b, c, k);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
-fn multiply_avx512(a: &[[f64; 16]; 16], b: &[[f64; 8]; 16], c: &mut [[f64; 8]; 16], k: usize) {
-    multiply_body(a, b, c, k);
-}
-
-fn multiply(a: &[[f64; 16]; 16], b: &[[f64; 8]; 16], c: &mut [[f64; 8]; 16], k: usize) {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` says that the processor has these instructions.
-        Level::Avx512 => unsafe { multiply_avx512(a, b, c, k) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `level` says that the processor has these instructions.
-        Level::Avx2 => unsafe { multiply_avx2(a, b, c, k) },
-        _ => multiply_body(a, b, c, k),
-    }
-}
-
-/// Spreads the fragments of A and B, PER elements to a register, into matrices; `value` decodes an element.
-#[inline(always)]
-fn gather<const PER: usize>(
-    ra: &[[u32; 32]],
-    rb: &[[u32; 32]],
-    a: &mut [[f64; 16]; 16],
-    b: &mut [[f64; 8]; 16],
-    value: impl Fn(u32, usize) -> f64,
-) {
-    for (i, row) in ra.iter().enumerate() {
-        let column = 4 * PER * (i >> 1);
-        for lane in 0..32 {
-            for e in 0..PER {
-                a[lane / 4 + 8 * (i & 1)][(PER * (lane % 4) + column + e) & 15] = value(row[lane], e);
+by_level! {
+    /// Element `e` of each lane's register.
+    fn decode(row: &[u32; 32], ty: Element, e: u32, out: &mut [f64; 32]) {
+        match ty {
+            Element::F16 => {
+                for i in 0..32 {
+                    out[i] = super::fast::from_f16(row[i] >> (16 * e) & 0xffff) as f64;
+                }
+            }
+            Element::Bf16 => {
+                for i in 0..32 {
+                    out[i] = f32::from_bits(row[i] >> (16 * e) << 16) as f64;
+                }
+            }
+            _ => {
+                for i in 0..32 {
+                    out[i] = f32::from_bits(row[i] & 0xffff_e000) as f64;
+                }
             }
         }
     }
-    for (i, row) in rb.iter().enumerate() {
-        for lane in 0..32 {
-            for e in 0..PER {
-                b[(PER * (lane % 4) + 4 * PER * i + e) & 15][lane / 4] = value(row[lane], e);
+}
+
+/// Spreads the fragments of A and B into matrices indexed [k][m] and [k][n].
+fn spread(ra: &[[u32; 32]], rb: &[[u32; 32]], ty: Element, a: &mut [[f64; 16]; 16], b: &mut [[f64; 8]; 16]) {
+    let per = if ty == Element::Tf32 { 1 } else { 2 };
+    let mut lanes = [0.0; 32];
+    for e in 0..per {
+        for (i, row) in ra.iter().enumerate() {
+            decode(row, ty, e as u32, &mut lanes);
+            for t in 0..4 {
+                let column = &mut a[(per * t + 4 * per * (i >> 1) + e) & 15];
+                for g in 0..8 {
+                    column[g + 8 * (i & 1)] = lanes[4 * g + t];
+                }
+            }
+        }
+        for (i, row) in rb.iter().enumerate() {
+            decode(row, ty, e as u32, &mut lanes);
+            for t in 0..4 {
+                let row = &mut b[(per * t + 4 * per * i + e) & 15];
+                for g in 0..8 {
+                    row[g] = lanes[4 * g + t];
+                }
             }
         }
     }
 }
 
 /// f16 to f64, exact.
-fn f16_value(h: u32) -> f64 {
+pub(super) fn f16_value(h: u32) -> f64 {
     let exponent = h >> 10 & 0x1f;
     let mantissa = (h & 0x3ff) as f64;
     let magnitude = match exponent {
@@ -93,6 +93,19 @@ fn f16_value(h: u32) -> f64 {
     if h & 0x8000 != 0 { -magnitude } else { magnitude }
 }
 
+/// m8n8k4 in f64: lane 4 g + t holds A[g][t], B[t][g], and columns 2 t and 2 t + 1 of row g of C and D. Each product is
+/// added with one rounding, in order of k.
+fn mma_f64(banks: &Banks, d: &[u16], [a, b, c0, c1]: [u16; 4], mask: u32) {
+    let value = |slot: u16| read64(banks, slot).map(f64::from_bits);
+    let (a, b, c) = (value(a), value(b), [value(c0), value(c1)]);
+    for (e, c) in c.iter().enumerate() {
+        write64(banks, d[e], mask, |lane| {
+            let (g, n) = (lane as usize / 4, 2 * (lane as usize % 4) + e);
+            (0..4).fold(c[lane as usize], |sum, k| a[4 * g + k].mul_add(b[4 * n + k], sum)).to_bits()
+        });
+    }
+}
+
 impl Engine<'_> {
     pub(super) fn mma(&mut self, banks: &Banks, mma: Mma, pool: &[u16], mask: u32) {
         let (nd, na, nb) = mma.registers();
@@ -100,6 +113,9 @@ impl Engine<'_> {
         let (a, rest) = rest.split_at(na);
         let (b, rest) = rest.split_at(nb);
         let c = &rest[..nd];
+        if mma.ty == MmaType::F64 {
+            return mma_f64(banks, d, [a[0], b[0], c[0], c[1]], mask);
+        }
         let rows = |slots: &[u16]| -> [[u32; 32]; 4] {
             let mut out = [[0; 32]; 4];
             out.iter_mut().zip(slots).for_each(|(o, &s)| *o = read32(banks, s));
@@ -111,15 +127,12 @@ impl Engine<'_> {
         }
         let (mut ma, mut mb, mut mc) = ([[0.0; 16]; 16], [[0.0; 8]; 16], [[0.0; 8]; 16]);
         let (ra, rb) = (&ra[..na], &rb[..nb]);
-        match mma.ty {
-            MmaType::Bf16 => {
-                gather::<2>(ra, rb, &mut ma, &mut mb, |r, e| f32::from_bits((r >> (16 * e)) << 16) as f64)
-            }
-            MmaType::Tf32 => {
-                gather::<1>(ra, rb, &mut ma, &mut mb, |r, _| f32::from_bits(r & 0xffff_e000) as f64)
-            }
-            _ => gather::<2>(ra, rb, &mut ma, &mut mb, |r, e| f16_value(r >> (16 * e) & 0xffff)),
-        }
+        let element = match mma.ty {
+            MmaType::Bf16 => Element::Bf16,
+            MmaType::Tf32 => Element::Tf32,
+            _ => Element::F16,
+        };
+        spread(ra, rb, element, &mut ma, &mut mb);
         for (m, row) in mc.iter_mut().enumerate() {
             for (n, c) in row.iter_mut().enumerate() {
                 let (lane, half, e) = (4 * (m % 8) + n / 2, m / 8, n % 2);
@@ -130,7 +143,16 @@ impl Engine<'_> {
                 };
             }
         }
-        multiply(&ma, &mb, &mut mc, mma.k as usize);
+        match Sum::new(self.l.options.tensor, element, element, mma.half_accumulator) {
+            Sum::Ideal => multiply(&ma, &mb, &mut mc, mma.k as usize),
+            sum => {
+                let k = mma.k as usize;
+                for (m, c) in mc.iter_mut().enumerate() {
+                    let row: [f64; 16] = std::array::from_fn(|i| ma[i][m]);
+                    accumulate(&row[..k], mb.as_flattened(), c, sum);
+                }
+            }
+        }
         for h in 0..2usize {
             if mma.half_accumulator {
                 write32(banks, d[h], mask, |lane| {
@@ -144,10 +166,14 @@ impl Engine<'_> {
                 continue;
             }
             for e in 0..2 {
-                write32(banks, d[2 * h + e], mask, |lane| {
-                    let v = mc[lane as usize / 4 + 8 * h][2 * (lane as usize % 4) + e] as f32;
-                    if v.is_nan() { 0x7fff_ffff } else { v.to_bits() }
-                });
+                let mut out = [0; 32];
+                for g in 0..8 {
+                    for t in 0..4 {
+                        let v = mc[g + 8 * h][2 * t + e] as f32;
+                        out[4 * g + t] = if v.is_nan() { 0x7fff_ffff } else { v.to_bits() };
+                    }
+                }
+                write_row32(banks, d[2 * h + e], mask, &out);
             }
         }
     }
@@ -217,7 +243,7 @@ impl Engine<'_> {
                     continue;
                 }
                 let at = offsets[lane] as usize;
-                if self.l.options.checks.uninitialised && self.b.shared.written[at..at + 16].contains(&0) {
+                if !self.b.shared.is_written(at, 16) {
                     self.report(Check::Uninitialised, pc, warp, lane as u32, || {
                         format!("reads a matrix row at byte {at} of shared memory that nothing has written")
                     });
@@ -227,15 +253,18 @@ impl Engine<'_> {
                     *v = u16::from_le_bytes([p[0], p[1]]);
                 }
             }
-            write32(banks, slot, mask, |lane| {
-                let (g, t) = (lane as usize / 4, lane as usize % 4);
-                let (low, high) = if transpose {
-                    (rows[2 * t][g], rows[2 * t + 1][g])
-                } else {
-                    (rows[g][2 * t], rows[g][2 * t + 1])
-                };
-                low as u32 | (high as u32) << 16
-            });
+            let mut out = [0; 32];
+            for g in 0..8 {
+                for t in 0..4 {
+                    let (low, high) = if transpose {
+                        (rows[2 * t][g], rows[2 * t + 1][g])
+                    } else {
+                        (rows[g][2 * t], rows[g][2 * t + 1])
+                    };
+                    out[4 * g + t] = low as u32 | (high as u32) << 16;
+                }
+            }
+            write_row32(banks, slot, mask, &out);
         }
     }
 

@@ -4,7 +4,7 @@
 //! Lanes wait at the instruction until every lane of their member mask that has not exited is there with the same
 //! mask. Shuffles and votes do not order memory; `bar.warp.sync` does.
 
-use super::engine::Engine;
+use super::engine::{Engine, RaceCheck};
 use super::lanes::Banks;
 use super::rows::{lanes_of, read_pred, read32, read64, write_pred, write32};
 use super::state::Warp;
@@ -38,6 +38,7 @@ impl Engine<'_> {
             Kind::Shuffle(_) => 2,
             Kind::Match { all, .. } => 1 + all as usize,
             Kind::BarWarp => 0,
+            Kind::Elect => 2,
             _ => 1,
         };
         let members = read32(banks, pool[member_at]);
@@ -97,9 +98,20 @@ impl Engine<'_> {
                     });
                     write32(banks, pool[0], same, |_| result.unwrap_or(0));
                 }
+                Kind::Elect => {
+                    write32(banks, pool[0], same, |_| lane);
+                    write_pred(banks, pool[1], same, 1 << lane);
+                }
                 _ => {
-                    if self.l.options.checks.races {
-                        self.b.races.sync_lanes(warp.index as usize, same, self.step);
+                    self.clock.sync_warp(warp.index as usize);
+                    match self.races {
+                        RaceCheck::Off => {}
+                        RaceCheck::Epochs => self.b.epochs.sync_warp(warp.index as usize),
+                        RaceCheck::Clocks => self.b.races.sync_lanes(warp.index as usize, same, self.step),
+                        RaceCheck::Order => {
+                            let me = self.warp_agent(warp.index);
+                            self.order.sync_lanes(me, same, self.step);
+                        }
                     }
                 }
             }

@@ -1,7 +1,8 @@
 //! Lowering of one function's statements to operations on virtual registers: scopes, names, and typed operands.
 //!
-//! The operations themselves are chosen in the sibling modules. Types of operands are checked as ptxas does (PTX ISA
-//! 9.4): same size, and not an integer where a float is meant.
+//! The operations themselves are chosen in the sibling modules.
+
+mod operands;
 
 use std::collections::HashMap;
 
@@ -44,13 +45,17 @@ pub struct KernelBuilder<'a> {
     pub functions: Vec<String>,
     /// Offsets of static shared variables, by name or by (function, name).
     pub shared: HashMap<String, u32>,
+    /// The module has static shared variables.
+    pub has_shared: bool,
+    /// Some `bar.warp.sync` has a mask that is not known to be all lanes.
+    pub partial_warp_barriers: bool,
+    /// Indices of the functions whose address the module takes; known after the first indirect call.
+    pub address_taken: Option<Vec<usize>>,
 }
 
 #[derive(Clone, Debug)]
 pub enum Symbol {
     Register(V),
-    /// Prefix of `%r<n>`: first register and count.
-    Registers(V, u32),
     /// Offset in the frame's local memory (a `.local` variable, or a `.param` of a call).
     Local(u32, Space),
     /// Offset in the kernel's parameters.
@@ -60,10 +65,18 @@ pub enum Symbol {
     Global(u32, Space),
     Label(u32),
     Targets(Vec<u32>),
+    /// The index of a function of the module.
+    Function(usize),
+    /// The signature of indirect calls, or the functions they go to.
+    Signature(super::call::Signature),
+    Callees(Vec<String>),
 }
 
+#[derive(Default)]
 pub struct Scope {
     names: HashMap<String, Symbol>,
+    /// `%r<n>` by its prefix: first register and count.
+    ranges: HashMap<String, (V, u32)>,
 }
 
 pub struct Builder<'k, 'a> {
@@ -83,6 +96,8 @@ pub struct Builder<'k, 'a> {
     pub guard: Option<(V, bool)>,
     pub level: Level,
     carry: Option<V>,
+    /// Where the stack ended when the function was entered, if it takes some.
+    pub stack_at_entry: Option<V>,
     /// Offsets of the function's parameters and results in its frame.
     pub param_offsets: Vec<(String, u32, u32)>,
     pub return_offsets: Vec<(String, u32, u32)>,
@@ -101,7 +116,7 @@ impl<'k, 'a> Builder<'k, 'a> {
             insts: Vec::new(),
             labels: Vec::new(),
             label_lines: Vec::new(),
-            scopes: vec![Scope { names: HashMap::new() }],
+            scopes: vec![Scope::default()],
             fixed: HashMap::new(),
             local_bytes: 0,
             calls: Vec::new(),
@@ -110,6 +125,7 @@ impl<'k, 'a> Builder<'k, 'a> {
             guard: None,
             level: level(),
             carry: None,
+            stack_at_entry: None,
             param_offsets: Vec::new(),
             return_offsets: Vec::new(),
         }
@@ -135,7 +151,7 @@ impl<'k, 'a> Builder<'k, 'a> {
             let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
             for cut in 0..digits {
                 let (prefix, number) = name.split_at(name.len() - digits + cut);
-                if let Some(Symbol::Registers(first, count)) = scope.names.get(&format!("{prefix}<")) {
+                if let Some((first, count)) = scope.ranges.get(prefix) {
                     match number.parse::<u32>() {
                         Ok(n) if n < *count && (number == "0" || !number.starts_with('0')) => {
                             return Some(Symbol::Register(first + n));
@@ -149,7 +165,11 @@ impl<'k, 'a> Builder<'k, 'a> {
     }
 
     fn module_symbol(&self, name: &str) -> Option<Symbol> {
-        let index = self.kernel.ast.variables.iter().position(|v| v.name == name)?;
+        let Some(index) = self.kernel.ast.variables.iter().position(|v| v.name == name) else {
+            let functions = &self.kernel.ast.functions;
+            let defined = functions.iter().position(|f| f.name == name && f.body.is_some());
+            return defined.or(functions.iter().position(|f| f.name == name)).map(Symbol::Function);
+        };
         let variable = &self.kernel.ast.variables[index];
         match variable.space {
             Space::Shared if variable.size == 0 => Some(Symbol::DynamicShared),
@@ -227,28 +247,35 @@ impl<'k, 'a> Builder<'k, 'a> {
         } else {
             for p in &function.returns {
                 let offset = self.reserve_local(p.size, p.align)?;
-                self.declare(&p.name, Symbol::Local(offset, Space::Param));
                 self.return_offsets.push((p.name.clone(), offset, p.size as u32));
+                self.formal(p, offset)?;
             }
             for p in &function.params {
                 let offset = self.reserve_local(p.size, p.align)?;
-                self.declare(&p.name, Symbol::Local(offset, Space::Param));
                 self.param_offsets.push((p.name.clone(), offset, p.size as u32));
+                self.formal(p, offset)?;
+                if p.in_register {
+                    self.load_formal(p, offset)?;
+                }
             }
         }
         let Some(body) = &function.body else {
             return self.error(format!("`{}` is declared but has no body in this module", function.name));
         };
         self.kernel.place_named_shared(body);
+        if super::call::takes_stack(body) {
+            self.save_stack_at_entry();
+        }
         self.block(body)?;
         // Falling off the end is a return.
         self.guard = None;
+        self.leave()?;
         self.emit(Kind::Ret, vec![], vec![], Class::Control);
         Ok(())
     }
 
     fn block(&mut self, statements: &'a [Statement]) -> Result<()> {
-        self.scopes.push(Scope { names: HashMap::new() });
+        self.scopes.push(Scope::default());
         for statement in statements {
             if let Statement::Label(name, line) = statement {
                 let number = self.labels.len() as u32;
@@ -283,6 +310,13 @@ impl<'k, 'a> Builder<'k, 'a> {
                     }
                     self.declare(name, Symbol::Targets(targets));
                 }
+                Statement::Prototype { name, returns, params } => {
+                    let signature = super::call::Signature::new(returns, params);
+                    self.declare(name, Symbol::Signature(signature));
+                }
+                Statement::CallTargets { name, functions } => {
+                    self.declare(name, Symbol::Callees(functions.clone()));
+                }
                 Statement::Instruction(instruction) => self.instruction(instruction)?,
             }
         }
@@ -292,6 +326,13 @@ impl<'k, 'a> Builder<'k, 'a> {
 
     fn registers(&mut self, ty: Ty, names: &[(String, Option<u32>)]) -> Result<()> {
         for (name, count) in names {
+            let known = self.scopes.last().is_some_and(|s| match count {
+                Some(_) => s.ranges.contains_key(name),
+                None => s.names.contains_key(name),
+            });
+            if known {
+                return self.error(format!("register `{name}` is declared twice in one scope"));
+            }
             let first = self.vregs.len() as V;
             if first as u64 + count.unwrap_or(1) as u64 > 1 << 20 {
                 return self.error("more than a million registers are declared");
@@ -301,7 +342,9 @@ impl<'k, 'a> Builder<'k, 'a> {
                     for i in 0..*n {
                         self.new_vreg(ty, &format!("{name}{i}"));
                     }
-                    self.declare(&format!("{name}<"), Symbol::Registers(first, *n));
+                    if let Some(scope) = self.scopes.last_mut() {
+                        scope.ranges.insert(name.to_string(), (first, *n));
+                    }
                 }
                 None => {
                     let v = self.new_vreg(ty, name);
@@ -339,11 +382,31 @@ impl<'k, 'a> Builder<'k, 'a> {
 
     fn instruction(&mut self, instruction: &'a Instruction) -> Result<()> {
         self.line = instruction.line;
+        self.check_target(instruction)?;
         self.guard = match &instruction.guard {
             Some((name, negated)) => Some((self.register(name, Ty::Pred)?, *negated)),
             None => None,
         };
         self.select(instruction)
+    }
+
+    /// Refuses forms of instructions that are newer than the module's target.
+    fn check_target(&self, i: &Instruction) -> Result<()> {
+        let needs = |m: &&str| match *m {
+            "e4m3x2" | "e5m2x2" => 89,
+            "try_wait" | "u16x2" | "s16x2" => 90,
+            _ => 0,
+        };
+        let number = i.form.mods.iter().map(needs).max().unwrap_or(0);
+        if number == 0 {
+            return Ok(());
+        }
+        let target = &self.kernel.ast.target;
+        let digits: String = target.chars().filter(char::is_ascii_digit).collect();
+        if digits.parse::<u32>().unwrap_or(0) < number {
+            return self.error(format!("`{}` needs sm_{number}, the module is for {target}", i.form));
+        }
+        Ok(())
     }
 
     // emission -----------------------------------------------------------------------------------------------------
@@ -381,236 +444,6 @@ impl<'k, 'a> Builder<'k, 'a> {
         let index = self.kernel.code.scalars.len() as u32 - 1;
         self.emit(Kind::Scalar(index), vec![d], uses.to_vec(), class);
     }
-
-    // operands -----------------------------------------------------------------------------------------------------
-
-    fn check(&self, name: &str, found: Ty, wanted: Ty) -> Result<()> {
-        let same_kind = found.is_bits() || wanted.is_bits() || found.is_float() == wanted.is_float();
-        if found.bytes() == wanted.bytes() && same_kind {
-            return Ok(());
-        }
-        self.error(format!("register `{name}` has type {found}, this instruction needs {wanted}"))
-    }
-
-    pub fn register(&self, name: &str, ty: Ty) -> Result<V> {
-        match self.lookup(name) {
-            Some(Symbol::Register(v)) => {
-                self.check(name, self.vregs[v as usize].ty, ty)?;
-                Ok(v)
-            }
-            Some(_) => self.error(format!("`{name}` is not a register")),
-            None => self.error(format!("unknown name `{name}`")),
-        }
-    }
-
-    /// A destination register of type `ty`; `_` gives a register nobody reads.
-    pub fn dest(&mut self, operand: &Operand, ty: Ty) -> Result<V> {
-        match operand {
-            Operand::Name(name, None) => self.register(name, ty),
-            Operand::Sink => Ok(self.temp(ty)),
-            _ => self.error("the destination must be a register"),
-        }
-    }
-
-    /// Refuses a float register where packed or reinterpreted bits are meant: ptxas does too.
-    pub fn untyped(&self, operand: &Operand) -> Result<()> {
-        if let Operand::Name(name, None) = operand
-            && let Some(Symbol::Register(v)) = self.lookup(name)
-            && matches!(self.vregs[v as usize].ty, Ty::F32 | Ty::F64)
-        {
-            let found = self.vregs[v as usize].ty;
-            return self.error(format!("register `{name}` has type {found}, this instruction needs .b32"));
-        }
-        Ok(())
-    }
-
-    /// A destination of a load or conversion: the register may be wider than `ty`. Returns it with its size in bytes.
-    pub fn wide_dest(&mut self, operand: &Operand, ty: Ty) -> Result<(V, u32)> {
-        if *operand == Operand::Sink {
-            let v = self.temp(if ty.bytes() < 4 { Ty::B32 } else { ty });
-            return Ok((v, ty.bytes().max(4)));
-        }
-        let Operand::Name(name, None) = operand else {
-            return self.error("the destination must be a register");
-        };
-        let v = self.any_register(name)?;
-        let bytes = self.wide_check(name, v, ty)?;
-        Ok((v, bytes))
-    }
-
-    fn wide_check(&self, name: &str, v: V, ty: Ty) -> Result<u32> {
-        let found = self.vregs[v as usize].ty;
-        let kinds = found.is_bits() || ty.is_bits() || found.is_float() == ty.is_float();
-        let sizes = if ty.is_float() { found.bytes() == ty.bytes() } else { found.bytes() >= ty.bytes() };
-        if found == Ty::Pred || !kinds || !sizes {
-            return self.error(format!("register `{name}` has type {found}, which cannot hold {ty} here"));
-        }
-        Ok(found.bytes())
-    }
-
-    fn any_register(&self, name: &str) -> Result<V> {
-        match self.lookup(name) {
-            Some(Symbol::Register(v)) => Ok(v),
-            Some(_) => self.error(format!("`{name}` is not a register")),
-            None => self.error(format!("unknown name `{name}`")),
-        }
-    }
-
-    /// A source that a store or conversion narrows: the register may be wider than `ty`.
-    pub fn wide_source(&mut self, operand: &Operand, ty: Ty) -> Result<V> {
-        if let Operand::Name(name, None) = operand
-            && let Some(Symbol::Register(v)) = self.lookup(name)
-        {
-            self.wide_check(name, v, ty)?;
-            return Ok(v);
-        }
-        let ty = if ty.bytes() == 1 { Ty::B16 } else { ty };
-        self.source(operand, ty)
-    }
-
-    pub fn immediate(&self, operand: &Operand, ty: Ty) -> Option<u64> {
-        Some(match (operand, ty) {
-            (Operand::Int(v), _)
-                if !ty.is_float() || matches!(ty, Ty::F16 | Ty::BF16 | Ty::F16x2 | Ty::BF16x2) =>
-            {
-                *v as u64
-            }
-            (Operand::F32(bits), Ty::F64) => (f32::from_bits(*bits) as f64).to_bits(),
-            (Operand::F32(bits), Ty::F32 | Ty::B32) => *bits as u64,
-            (Operand::F64(bits), Ty::F32 | Ty::B32) => (f64::from_bits(*bits) as f32).to_bits() as u64,
-            (Operand::F64(bits), Ty::F64 | Ty::B64) => *bits,
-            (Operand::Name(name, None), _) if name == "WARP_SZ" && !ty.is_float() => 32,
-            _ => return None,
-        })
-    }
-
-    /// A source of type `ty`: register, immediate, special register, or the address of a symbol.
-    pub fn source(&mut self, operand: &Operand, ty: Ty) -> Result<V> {
-        if let Some(bits) = self.immediate(operand, ty) {
-            return Ok(self.constant(bits, ty));
-        }
-        match operand {
-            Operand::Name(name, component) if name.starts_with('%') && self.lookup(name).is_none() => {
-                self.special(name, component.as_deref(), ty)
-            }
-            Operand::Name(name, None) => self.symbol_source(name, 0, ty),
-            Operand::NameOffset(name, offset) => self.symbol_source(name, *offset, ty),
-            Operand::Not(name) if ty == Ty::Pred => {
-                let p = self.register(name, Ty::Pred)?;
-                let t = self.temp(Ty::Pred);
-                let guard = self.guard.take();
-                self.lane(crate::exec::fast::not_pred, t, &[p], Class::None);
-                self.guard = guard;
-                Ok(t)
-            }
-            _ => self.error(format!("this operand cannot be a source of type {ty}")),
-        }
-    }
-
-    fn symbol_source(&mut self, name: &str, offset: i64, ty: Ty) -> Result<V> {
-        match self.lookup(name) {
-            Some(Symbol::Register(v)) if offset == 0 => {
-                self.check(name, self.vregs[v as usize].ty, ty)?;
-                Ok(v)
-            }
-            Some(symbol) if !ty.is_float() && ty.bytes() >= 4 => self.address_of(name, symbol, offset, ty),
-            Some(_) => self.error(format!("`{name}` cannot be used as a value of type {ty}")),
-            None => self.error(format!("unknown name `{name}`")),
-        }
-    }
-
-    /// The address of a symbol in its own space.
-    fn address_of(&mut self, name: &str, symbol: Symbol, offset: i64, ty: Ty) -> Result<V> {
-        match symbol {
-            Symbol::Shared(at) => Ok(self.constant((at as i64 + offset) as u64, ty)),
-            Symbol::DynamicShared => {
-                let base = self.fixed(Fixed::DynamicShared, ty);
-                self.plus(base, offset, ty)
-            }
-            Symbol::Global(index, _) if ty.bytes() == 8 => Ok(self.fixed(Fixed::Global(index, offset), ty)),
-            Symbol::Local(at, _) => {
-                let base = self.fixed(Fixed::LocalBase, ty);
-                self.plus(base, at as i64 + offset, ty)
-            }
-            Symbol::KernelParam(_) => self.error(format!(
-                "taking the address of kernel parameter `{name}` is not supported; load it with ld.param"
-            )),
-            _ => self.error(format!("`{name}` has no address of type {ty}")),
-        }
-    }
-
-    fn plus(&mut self, base: V, offset: i64, ty: Ty) -> Result<V> {
-        if offset == 0 {
-            return Ok(base);
-        }
-        let (t, k) = (self.temp(ty), self.constant(offset as u64, ty));
-        let add = if ty.bytes() == 8 { crate::exec::fast::add64 } else { crate::exec::fast::add32 };
-        let guard = self.guard.take();
-        self.lane(add, t, &[base, k], Class::None);
-        self.guard = guard;
-        Ok(t)
-    }
-
-    fn special(&mut self, name: &str, component: Option<&str>, ty: Ty) -> Result<V> {
-        let axis = match component {
-            Some("x") => Some(0),
-            Some("y") => Some(1),
-            Some("z") => Some(2),
-            _ => None,
-        };
-        let fixed = match (name, axis) {
-            ("%tid", Some(i)) => Fixed::Tid(i),
-            ("%ntid", Some(i)) => Fixed::Ntid(i),
-            ("%ctaid", Some(i)) => Fixed::Ctaid(i),
-            ("%nctaid", Some(i)) => Fixed::Nctaid(i),
-            ("%laneid", None) => Fixed::LaneId,
-            ("%warpid", None) => Fixed::WarpId,
-            ("%nwarpid", None) => Fixed::NWarpId,
-            ("%smid", None) => Fixed::SmId,
-            ("%nsmid", None) => Fixed::NSmId,
-            ("%gridid", None) => Fixed::GridId,
-            ("%lanemask_eq", None) => Fixed::LanemaskEq,
-            ("%lanemask_le", None) => Fixed::LanemaskLe,
-            ("%lanemask_lt", None) => Fixed::LanemaskLt,
-            ("%lanemask_ge", None) => Fixed::LanemaskGe,
-            ("%lanemask_gt", None) => Fixed::LanemaskGt,
-            ("%dynamic_smem_size", None) => Fixed::DynamicSharedBytes,
-            ("%total_smem_size", None) => Fixed::TotalSharedBytes,
-            ("%envreg1" | "%envreg2", None) => {
-                return self
-                    .error("grid-wide synchronisation (cooperative launch, %envreg1/2) is not supported");
-            }
-            _ => {
-                let dynamic = match name {
-                    "%clock" => (Dynamic::Clock, Ty::U32),
-                    "%clock64" => (Dynamic::Clock64, Ty::U64),
-                    "%globaltimer" => (Dynamic::GlobalTimer, Ty::U64),
-                    "%globaltimer_lo" => (Dynamic::GlobalTimerLow, Ty::U32),
-                    _ => {
-                        let dot = component.map(|c| format!(".{c}")).unwrap_or_default();
-                        return self.error(format!("unknown register `{name}{dot}`"));
-                    }
-                };
-                self.check(name, dynamic.1, ty)?;
-                let t = self.temp(ty);
-                self.emit(Kind::ReadSpecial(dynamic.0), vec![t], vec![], Class::None);
-                return Ok(t);
-            }
-        };
-        let own = if fixed == Fixed::GridId { Ty::U64 } else { Ty::U32 };
-        if ty.is_float() || ty == Ty::Pred || (own.bytes() > ty.bytes() && ty.bytes() != 2) {
-            return self.error(format!("`{name}` is a {own}, this instruction needs {ty}"));
-        }
-        Ok(self.fixed(fixed, ty))
-    }
-
-    pub fn operands<const N: usize>(&self, i: &'a Instruction) -> Result<[&'a Operand; N]> {
-        let refs: Vec<&Operand> = i.operands.iter().collect();
-        match <[&Operand; N]>::try_from(refs) {
-            Ok(array) => Ok(array),
-            Err(_) => self.error(format!("`{}` takes {N} operands, {} are given", i.form, i.operands.len())),
-        }
-    }
 }
 
 impl KernelBuilder<'_> {
@@ -644,6 +477,9 @@ impl KernelBuilder<'_> {
     }
 
     fn place_operand(&mut self, operand: &Operand) {
+        if !self.has_shared {
+            return;
+        }
         let name = match operand {
             Operand::Name(name, _) | Operand::NameOffset(name, _) => name,
             Operand::Address { base: Some(name), .. } => name,

@@ -97,6 +97,22 @@ impl<'a> Builder<'_, 'a> {
         let ty = i.form.types()[0];
         let [d, a] = self.operands(i)?;
         match (d, a) {
+            (Operand::Vector(ds), Operand::Vector(parts)) if ty == Ty::B128 => {
+                if (ds.len(), parts.len()) != (2, 2) {
+                    return self.error("mov.b128 moves two registers of 64 bits");
+                }
+                // Both are read before either is written.
+                let mut held = Vec::new();
+                for part in parts {
+                    let (t, a) = (self.temp(Ty::B64), self.source(part, Ty::B64)?);
+                    self.lane(fast::mov64, t, &[a], Class::None);
+                    held.push(t);
+                }
+                for (d, t) in ds.iter().zip(held) {
+                    let d = self.dest(d, Ty::B64)?;
+                    self.lane(fast::mov64, d, &[t], Class::Move);
+                }
+            }
             (Operand::Vector(ds), a) => {
                 let part = self.part_type(ty, ds.len())?;
                 let a = self.source(a, ty)?;

@@ -4,15 +4,16 @@ use super::builder::{Builder, Symbol, V};
 use crate::code::*;
 use crate::error::Result;
 use crate::exec::fast;
-use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::ptx::ast::*;
 use crate::ptx::table::Op;
 
-fn space_of(i: &Instruction) -> Space {
+pub(super) fn space_of(i: &Instruction) -> Space {
     for m in &i.form.mods {
         match *m {
             "global" => return Space::Global,
             "shared" | "shared::cta" => return Space::Shared,
+            "shared::cluster" => return Space::Cluster,
             "local" => return Space::Local,
             "const" => return Space::Const,
             "param" | "param::entry" | "param::func" => return Space::Param,
@@ -22,11 +23,19 @@ fn space_of(i: &Instruction) -> Space {
     Space::Generic
 }
 
+/// The type of an element: 128 bits are two registers of 64.
+fn memory_type(i: &Instruction) -> Ty {
+    match i.form.types()[0] {
+        Ty::B128 => Ty::B64,
+        ty => ty,
+    }
+}
+
 /// Where an access goes: address row, its constant offset, and the space it is in.
-struct Place {
-    address: V,
-    offset: i64,
-    space: Space,
+pub(super) struct Place {
+    pub address: V,
+    pub offset: i64,
+    pub space: Space,
 }
 
 impl<'a> Builder<'_, 'a> {
@@ -71,11 +80,13 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    fn place(&mut self, operand: &Operand, space: Space) -> Result<Place> {
-        let Operand::Address { base, offset } = operand else {
-            return self.error("expected an address in brackets");
+    pub(super) fn place(&mut self, operand: &Operand, space: Space) -> Result<Place> {
+        // `a[2]` stands for its own address.
+        let (base, offset) = match operand {
+            Operand::Address { base, offset } => (base.as_ref(), *offset),
+            Operand::NameOffset(name, offset) => (Some(name), *offset),
+            _ => return self.error("expected an address in brackets"),
         };
-        let offset = *offset;
         let Some(name) = base else {
             let address = self.constant(offset as u64, Ty::U64);
             return Ok(Place { address, offset: 0, space });
@@ -90,8 +101,9 @@ impl<'a> Builder<'_, 'a> {
                     return self
                         .error(format!("a {space} address needs a 64-bit register, `{name}` has type {ty}"));
                 }
-                if space == Space::Param {
-                    return self.error("ld.param and st.param through a register are not supported");
+                if space == Space::Param && !self.function.is_entry {
+                    return self
+                        .error("ld.param and st.param through a register are not supported in functions");
                 }
                 Ok(Place { address: v, offset, space })
             }
@@ -103,11 +115,11 @@ impl<'a> Builder<'_, 'a> {
                 let address = self.fixed(Fixed::LocalBase, Ty::U32);
                 Ok(Place { address, offset: at as i64 + offset, space: Space::Local })
             }
-            Some(Symbol::Shared(at)) if space == Space::Shared => {
+            Some(Symbol::Shared(at)) if matches!(space, Space::Shared | Space::Cluster) => {
                 let address = self.constant(0, Ty::U32);
                 Ok(Place { address, offset: at as i64 + offset, space })
             }
-            Some(Symbol::DynamicShared) if space == Space::Shared => {
+            Some(Symbol::DynamicShared) if matches!(space, Space::Shared | Space::Cluster) => {
                 let address = self.fixed(Fixed::DynamicShared, Ty::U32);
                 Ok(Place { address, offset, space })
             }
@@ -139,6 +151,8 @@ impl<'a> Builder<'_, 'a> {
             2
         } else if i.form.has("v4") {
             4
+        } else if i.form.has("b128") {
+            2
         } else {
             1
         };
@@ -156,8 +170,12 @@ impl<'a> Builder<'_, 'a> {
             signed: ty.is_signed(),
             address: self.vregs[place.address as usize].bank,
             offset: place.offset,
-            strong: i.form.one_of(&["volatile", "relaxed", "acquire", "release"]).is_some(),
+            strong: i
+                .form
+                .one_of(&["volatile", "mmio.relaxed.sys", "relaxed", "acquire", "release"])
+                .is_some(),
             read_only: i.form.has("nc"),
+            used_bytes: i.used_bytes,
         })
     }
 
@@ -167,13 +185,21 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    fn memory_class(i: &Instruction, space: Space, load: bool) -> Class {
+    /// A release is a fence before the access.
+    fn fence_of_release(&mut self, i: &Instruction, space: Space) {
+        let releases = i.form.one_of(&["release", "acq_rel"]).is_some();
+        if releases && !i.form.has("cta") && matches!(space, Space::Global | Space::Generic) {
+            self.emit(Kind::FenceDevice, vec![], vec![], Class::None);
+        }
+    }
+
+    pub(super) fn memory_class(i: &Instruction, space: Space, load: bool) -> Class {
         match (space, load) {
             _ if i.form.has("param") => Class::ConstParam,
             (Space::Global, true) => Class::LoadGlobal,
             (Space::Global, false) => Class::StoreGlobal,
-            (Space::Shared, true) => Class::LoadShared,
-            (Space::Shared, false) => Class::StoreShared,
+            (Space::Shared | Space::Cluster, true) => Class::LoadShared,
+            (Space::Shared | Space::Cluster, false) => Class::StoreShared,
             (Space::Local, _) => Class::Local,
             (Space::Const | Space::Param, _) => Class::ConstParam,
             (Space::Generic, _) => Class::Generic,
@@ -181,7 +207,7 @@ impl<'a> Builder<'_, 'a> {
     }
 
     fn load(&mut self, i: &'a Instruction) -> Result<()> {
-        let ty = i.form.types()[0];
+        let ty = memory_type(i);
         let [d, address] = self.operands(i)?;
         let place = self.place(address, space_of(i))?;
         let mut defs = Vec::new();
@@ -206,7 +232,7 @@ impl<'a> Builder<'_, 'a> {
     }
 
     fn store(&mut self, i: &'a Instruction) -> Result<()> {
-        let ty = i.form.types()[0];
+        let ty = memory_type(i);
         let [address, s] = self.operands(i)?;
         let place = self.place(address, space_of(i))?;
         if matches!(place.space, Space::Const | Space::Param) {
@@ -221,6 +247,7 @@ impl<'a> Builder<'_, 'a> {
         }
         let reg_bytes = if self.vregs[uses[1] as usize].bank == Bank::R64 { 8 } else { 4 };
         let op = self.memory_op(i, ty, &place, uses.len() - 1, reg_bytes)?;
+        self.fence_of_release(i, op.space);
         self.note_communication(op.space, op.strong);
         self.kernel.code.mems.push(op);
         let index = self.kernel.code.mems.len() as u32 - 1;
@@ -245,7 +272,8 @@ impl<'a> Builder<'_, 'a> {
             _ => AtomicOp::Cas,
         };
         let expected = 2 + has_result as usize + (op == AtomicOp::Cas) as usize;
-        if i.operands.len() != expected {
+        let operands = self.plain_operands(i);
+        if operands.len() != expected {
             return self.error(format!(
                 "`{}` takes {expected} operands, {} are given",
                 i.form,
@@ -258,18 +286,19 @@ impl<'a> Builder<'_, 'a> {
         };
         let mut defs = Vec::new();
         if has_result {
-            defs.push(self.dest(&i.operands[0], holder)?);
+            defs.push(self.dest(&operands[0], holder)?);
         }
         let at = has_result as usize;
-        let place = self.place(&i.operands[at], space_of(i))?;
+        let place = self.place(&operands[at], space_of(i))?;
         if matches!(place.space, Space::Local) {
             return self.error("atomics work on global and shared memory only");
         }
         let mut uses = vec![place.address];
-        for operand in &i.operands[at + 1..] {
+        for operand in &operands[at + 1..] {
             uses.push(self.source(operand, holder)?);
         }
         let address = self.vregs[place.address as usize].bank;
+        self.fence_of_release(i, place.space);
         self.note_communication(place.space, true);
         let atom = AtomOp { op, ty, space: place.space, address, offset: place.offset, has_result };
         self.kernel.code.atoms.push(atom);
@@ -287,7 +316,8 @@ impl<'a> Builder<'_, 'a> {
         let [d, a] = self.operands(i)?;
         let (d, a) = (self.dest(d, ty)?, self.source(a, ty)?);
         let window = match space_of(i) {
-            Space::Shared => SHARED_WINDOW,
+            Space::Shared | Space::Cluster => SHARED_WINDOW,
+            Space::Param => PARAM_WINDOW,
             Space::Local => LOCAL_WINDOW,
             _ => {
                 self.lane(fast::mov64, d, &[a], Class::Integer);
@@ -301,12 +331,13 @@ impl<'a> Builder<'_, 'a> {
 
     /// cp.async.ca.shared.global [dst], [src], bytes{, source bytes}{, cache policy}
     fn cp_async(&mut self, i: &'a Instruction) -> Result<()> {
-        if !(3..=4).contains(&i.operands.len()) {
+        let operands = self.plain_operands(i);
+        if !(3..=4).contains(&operands.len()) {
             return self.error("cp.async takes a destination, a source, a size and perhaps a source size");
         }
-        let to = self.place(&i.operands[0], Space::Shared)?;
-        let from = self.place(&i.operands[1], Space::Global)?;
-        let Operand::Int(bytes) = &i.operands[2] else {
+        let to = self.place(&operands[0], Space::Shared)?;
+        let from = self.place(&operands[1], Space::Global)?;
+        let Operand::Int(bytes) = &operands[2] else {
             return self.error("the size of cp.async must be a constant");
         };
         let allowed: &[i64] = if i.form.has("cg") { &[16] } else { &[4, 8, 16] };
@@ -314,9 +345,9 @@ impl<'a> Builder<'_, 'a> {
             return self.error(format!("cp.async copies {allowed:?} bytes here, not {bytes}"));
         }
         let mut uses = vec![to.address, from.address];
-        let source_size = i.operands.len() == 4;
+        let source_size = operands.len() == 4;
         if source_size {
-            uses.push(self.source(&i.operands[3], Ty::U32)?);
+            uses.push(self.source(&operands[3], Ty::U32)?);
         }
         let shared = self.vregs[to.address as usize].bank;
         self.kernel.code.cps.push(CpAsyncOp {

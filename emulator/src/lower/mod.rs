@@ -2,13 +2,17 @@
 
 mod bits;
 mod builder;
+mod call;
 mod compare;
 mod convert;
 mod flow;
+mod hopper;
+mod inflight;
 mod memory;
 mod select;
 mod slots;
 mod sync;
+mod wmma;
 
 use std::collections::HashMap;
 
@@ -22,11 +26,17 @@ use builder::{Builder, KernelBuilder, LInst, V};
 /// # Errors
 /// `Error::Parse` naming the line: unknown names, ill-typed operands, forms that are not supported.
 pub fn lower(ast: &Ast, function: &Function) -> Result<Code> {
+    // Dynamic shared memory starts where its strictest declaration says.
+    let dynamic = ast.variables.iter().filter(|v| v.space == Space::Shared && v.size == 0);
+    let shared_align = dynamic.map(|v| v.align).max().unwrap_or(1);
     let mut kernel = KernelBuilder {
         ast,
-        code: Code { shared_align: 1, ..Code::default() },
+        code: Code { shared_align, ..Code::default() },
         functions: vec![function.name.clone()],
         shared: HashMap::new(),
+        has_shared: ast.variables.iter().any(|v| v.space == Space::Shared && v.size > 0),
+        partial_warp_barriers: false,
+        address_taken: None,
     };
     let mut next = 0;
     while next < kernel.functions.len() {
@@ -40,7 +50,74 @@ pub fn lower(ast: &Ast, function: &Function) -> Result<Code> {
         lower_function(&mut kernel, function)?;
         next += 1;
     }
-    Ok(kernel.code)
+    let mut code = kernel.code;
+    code.plain_barriers = !kernel.partial_warp_barriers && code.insts.iter().all(|i| is_plain(&code, i));
+    code.shared_granule = shared_granule(&code);
+    Ok(code)
+}
+
+/// True of what neither orders accesses to shared memory nor needs order, whole-block barriers apart.
+fn is_plain(code: &Code, inst: &Inst) -> bool {
+    let may_be_shared = |space| matches!(space, Space::Shared | Space::Generic);
+    match inst.kind {
+        Kind::Load(i) | Kind::Store(i) => {
+            let op = &code.mems[i as usize];
+            !(op.strong && may_be_shared(op.space))
+        }
+        Kind::Atomic(i) => !may_be_shared(code.atoms[i as usize].space),
+        Kind::Barrier(b) => !b.has_count && b.op != BarrierOp::Arrive,
+        Kind::Lane(_)
+        | Kind::Scalar(_)
+        | Kind::Branch(_)
+        | Kind::BranchIndex(_)
+        | Kind::Call(_)
+        | Kind::CallIndirect(_)
+        | Kind::Alloca(_)
+        | Kind::StackSave
+        | Kind::StackRestore
+        | Kind::Ret
+        | Kind::Exit
+        | Kind::Trap
+        | Kind::Print
+        | Kind::Assert
+        | Kind::Shuffle(_)
+        | Kind::Vote(_)
+        | Kind::Match { .. }
+        | Kind::Redux(_)
+        | Kind::Activemask
+        | Kind::BarWarp
+        | Kind::Fence
+        | Kind::FenceDevice
+        | Kind::CpAsync(_)
+        | Kind::CpAsyncCommit
+        | Kind::CpAsyncWait(_)
+        | Kind::Mma(_)
+        | Kind::Ldmatrix { .. }
+        | Kind::Movmatrix
+        | Kind::ReadSpecial(_)
+        | Kind::Isspacep(_)
+        | Kind::Nanosleep
+        | Kind::Prefetch
+        | Kind::CheckWritten(_)
+        | Kind::MarkWritten(_)
+        | Kind::CheckDivisor(_) => true,
+        #[allow(unreachable_patterns)] // kinds added later order memory until they are listed here
+        _ => false,
+    }
+}
+
+/// Logarithm of the smallest access to shared memory.
+fn shared_granule(code: &Code) -> u32 {
+    let bytes = code.insts.iter().filter_map(|inst| match inst.kind {
+        Kind::Load(i) | Kind::Store(i) => {
+            let op = &code.mems[i as usize];
+            matches!(op.space, Space::Shared | Space::Generic).then_some(op.bytes as u32 * op.count as u32)
+        }
+        Kind::Atomic(_) => Some(2),
+        Kind::CpAsync(i) => Some(code.cps[i as usize].bytes as u32),
+        _ => None,
+    });
+    bytes.min().unwrap_or(16).clamp(1, 16).ilog2()
 }
 
 fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) -> Result<()> {
@@ -55,7 +132,7 @@ fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) ->
             }
         }
     }
-    let (insts, mut vregs, calls, local_bytes) = (
+    let (mut insts, mut vregs, calls, local_bytes) = (
         std::mem::take(&mut builder.insts),
         std::mem::take(&mut builder.vregs),
         builder.calls.clone(),
@@ -63,6 +140,15 @@ fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) ->
     );
     let blocks = flow::blocks(&insts, &labels);
     let order = flow::order(&blocks);
+    let in_flight = inflight::analyse(&kernel.code, &insts, &blocks, &order, &vregs);
+    let numbers = inflight::number_registers(&mut kernel.code, &insts, &vregs, &in_flight);
+    let mut in_flight_checks: HashMap<usize, Vec<u32>> = HashMap::new();
+    for (at, v) in in_flight.checks {
+        in_flight_checks.entry(at).or_default().push(numbers[&v]);
+    }
+    for (at, kept) in in_flight.kept {
+        insts[at].uses.extend(kept);
+    }
     let live = slots::liveness(&insts, &blocks, &order, &vregs);
     let unwritten = live.maybe_unwritten(order[0]);
     // One mask of lanes that have written, for each register that may be read too early.
@@ -110,14 +196,34 @@ fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) ->
     for (position, &b) in order.iter().enumerate() {
         let block = &blocks[b];
         starts[b] = code.insts.len() as u32;
-        for inst in &insts[block.start..block.end] {
+        for (at, inst) in (block.start..).zip(&insts[block.start..block.end]) {
             let helper = |kind, v: V, code: &mut Code| {
                 let info = Info { class: Class::None, flops: 0, ..inst.info };
                 let helper =
                     LInst { kind, guard: inst.guard, defs: vec![], uses: vec![v], info, targets: vec![] };
                 push(code, &helper, &slot);
             };
-            for v in inst.uses.iter().chain(inst.guard.iter().map(|g| &g.0)) {
+            for &number in in_flight_checks.get(&at).into_iter().flatten() {
+                let info = Info { class: Class::None, flops: 0, ..inst.info };
+                let kind = Kind::CheckInFlight(number);
+                let check =
+                    LInst { kind, guard: inst.guard, defs: vec![], uses: vec![], info, targets: vec![] };
+                push(code, &check, &slot);
+            }
+            let (checked, conditional) = read_registers(code, inst);
+            for v in conditional {
+                if let Some(&(number, mask)) = masks.get(v) {
+                    // An accumulator is only read where scale-d is true.
+                    let info = Info { class: Class::None, flops: 0, ..inst.info };
+                    let (kind, guard) = (Kind::CheckWritten(number), inst.uses.last().map(|&p| (p, false)));
+                    push(
+                        code,
+                        &LInst { kind, guard, defs: vec![], uses: vec![mask], info, targets: vec![] },
+                        &slot,
+                    );
+                }
+            }
+            for v in checked.iter().chain(inst.guard.iter().map(|g| &g.0)) {
                 if let Some(&(number, mask)) = masks.get(v) {
                     let unguarded = LInst { guard: None, ..inst.clone() };
                     let is_guard = inst.guard.is_some_and(|g| g.0 == *v);
@@ -148,6 +254,11 @@ fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) ->
             }
             push(code, inst, &slot);
             for v in &inst.defs {
+                let builder::VInfo { bank, name, .. } = &vregs[*v as usize];
+                if !name.is_empty() {
+                    let inst = code.insts.len() as u32 - 1;
+                    code.writes.push(NamedWrite { inst, bank: *bank, slot: slot(*v), name: name.clone() });
+                }
                 if let Some(&(number, mask)) = masks.get(v) {
                     helper(Kind::MarkWritten(number), mask, code);
                 }
@@ -176,6 +287,18 @@ fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) ->
     code.leader.resize(code.insts.len(), false);
     starts.iter().filter(|&&s| s != u32::MAX).for_each(|&s| code.leader[s as usize] = true);
     Ok(())
+}
+
+/// The registers that an instruction reads, and those that a wgmma reads only if it accumulates. What a wait_group
+/// keeps alive it does not read.
+fn read_registers<'i>(code: &Code, inst: &'i LInst) -> (&'i [V], &'i [V]) {
+    match inst.kind {
+        Kind::Warpgroup(index) => match &code.warpgroups[index as usize] {
+            WarpgroupOp::Mma(op) => (&inst.uses[op.registers()..], &inst.uses[..op.registers()]),
+            _ => (&[], &[]),
+        },
+        _ => (&inst.uses, &[]),
+    }
 }
 
 fn push(code: &mut Code, inst: &LInst, slot: &impl Fn(V) -> u16) {

@@ -151,9 +151,9 @@ impl<'a> Builder<'_, 'a> {
             (Op::Max, 8, true) => Some(fast::max_s64),
             _ => None,
         };
-        // Packed 16-bit integers add lane by lane of the pair; they need sm_90.
         if matches!(ty, Ty::U16x2 | Ty::S16x2) {
-            return self.error(format!("`{}` needs sm_90, which is not supported yet", i.form));
+            self.packed(op, ty.is_signed(), d, a, b);
+            return Ok(());
         }
         if let Some(make) = make {
             self.lane(make, d, &[a, b], Class::Integer);
@@ -174,6 +174,25 @@ impl<'a> Builder<'_, 'a> {
         };
         self.scalar(Scalar::Int(int, ty, sat), d, ty.bytes() * 8, &[a, b], Class::Integer);
         Ok(())
+    }
+
+    /// add, min and max of packed 16-bit integers, half by half.
+    fn packed(&mut self, op: Op, signed: bool, d: V, a: V, b: V) {
+        let half = if signed { Ty::S16 } else { Ty::U16 };
+        let int = match op {
+            Op::Min => Int::Min,
+            Op::Max => Int::Max,
+            _ => Int::Add,
+        };
+        let mut parts = Vec::new();
+        for take in [fast::low32, fast::high32] {
+            let (x, y, r) = (self.temp(half), self.temp(half), self.temp(half));
+            self.lane(take, x, &[a], Class::None);
+            self.lane(take, y, &[b], Class::None);
+            self.scalar(Scalar::Int(int, half, false), r, 16, &[x, y], Class::None);
+            parts.push(r);
+        }
+        self.lane(fast::pack32, d, &parts, Class::Integer);
     }
 
     pub fn unsupported<T>(&self, i: &Instruction) -> Result<T> {

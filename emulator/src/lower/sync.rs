@@ -36,7 +36,9 @@ impl<'a> Builder<'_, 'a> {
                 Ok(())
             }
             Op::Call => self.call(i),
+            Op::Alloca | Op::StackSave | Op::StackRestore => self.stack(i),
             Op::Ret => {
+                self.leave()?;
                 self.emit(Kind::Ret, vec![], vec![], control);
                 Ok(())
             }
@@ -49,25 +51,31 @@ impl<'a> Builder<'_, 'a> {
                 Ok(())
             }
             Op::Nanosleep => {
+                let [time] = self.operands(i)?;
+                self.source(time, Ty::U32)?;
                 self.emit(Kind::Nanosleep, vec![], vec![], control);
                 Ok(())
             }
             Op::Fence => {
-                if !i.form.has("cta") {
-                    self.kernel.code.blocks_communicate = true;
-                }
-                self.emit(Kind::Fence, vec![], vec![], Class::Barrier);
+                let wide = !i.form.has("cta") && !i.form.has("cluster");
+                self.kernel.code.blocks_communicate |= wide;
+                self.emit(if wide { Kind::FenceDevice } else { Kind::Fence }, vec![], vec![], Class::Barrier);
                 Ok(())
             }
             Op::Bar => self.barrier(i),
             Op::BarWarp => {
                 let [mask] = self.operands(i)?;
                 let mask = self.source(mask, Ty::B32)?;
+                let all = self.vregs[mask as usize].fixed == Some(Fixed::Constant(u32::MAX as u64));
+                self.kernel.partial_warp_barriers |= !all;
                 self.emit(Kind::BarWarp, vec![], vec![mask], Class::Barrier);
                 Ok(())
             }
             Op::Vote | Op::Match | Op::Activemask | Op::Redux | Op::Shfl => self.exchange(i),
             Op::Mma => self.mma(i),
+            Op::WmmaLoad => self.wmma_access(i, true),
+            Op::WmmaStore => self.wmma_access(i, false),
+            Op::WmmaMma => self.wmma_mma(i),
             Op::Ldmatrix => self.ldmatrix(i),
             Op::Movmatrix => {
                 let [d, a] = self.operands(i)?;
@@ -75,137 +83,8 @@ impl<'a> Builder<'_, 'a> {
                 self.emit(Kind::Movmatrix, vec![d], vec![a], Class::Tensor);
                 Ok(())
             }
-            _ => self.unsupported(i),
+            _ => self.select_hopper(i),
         }
-    }
-
-    /// `call (results), function, (arguments);` with every argument a `.param` variable of the caller.
-    fn call(&mut self, i: &'a Instruction) -> Result<()> {
-        let mut operands = i.operands.iter().peekable();
-        let list = |operand: Option<&&Operand>| matches!(operand, Some(Operand::List(_)));
-        let results = if list(operands.peek()) { operands.next() } else { None };
-        let Some(Operand::Name(name, None)) = operands.next() else {
-            return self.error("call takes a function's name; indirect calls are not supported");
-        };
-        let arguments = operands.next();
-        if let Some(extra) = operands.next() {
-            return self.error(format!(
-                "call has an operand too many ({extra:?}); indirect calls are not supported"
-            ));
-        }
-        let offsets = |this: &Self, operand: Option<&Operand>| -> Result<Vec<u32>> {
-            let Some(Operand::List(list)) = operand else { return Ok(Vec::new()) };
-            list.iter()
-                .map(|o| match o {
-                    Operand::Name(n, None) => match this.lookup(n) {
-                        Some(Symbol::Local(at, Space::Param)) => Ok(at),
-                        _ => this.error(format!("`{n}` is not a .param variable of this function")),
-                    },
-                    _ => this.error("arguments of calls must be .param variables"),
-                })
-                .collect()
-        };
-        let results = offsets(self, results)?;
-        let arguments = offsets(self, arguments)?;
-        match name.as_str() {
-            "vprintf" => {
-                let &[format, buffer] = &arguments[..] else {
-                    return self.error("vprintf takes two arguments");
-                };
-                let (f, b) = (self.load_param(format)?, self.load_param(buffer)?);
-                let d = self.temp(Ty::U32);
-                self.emit(Kind::Print, vec![d], vec![f, b], Class::Control);
-                if let Some(&result) = results.first() {
-                    self.store_param(result, d)?;
-                }
-                return Ok(());
-            }
-            "__assertfail" => {
-                if arguments.len() != 5 {
-                    return self.error("__assertfail takes five arguments");
-                }
-                let mut uses = Vec::new();
-                for &k in &[arguments[0], arguments[1], arguments[3]] {
-                    uses.push(self.load_param(k)?);
-                }
-                self.emit(Kind::Assert, vec![], uses, Class::Control);
-                return Ok(());
-            }
-            _ => {}
-        }
-        let ast = self.kernel.ast;
-        let Some(callee) = ast.functions.iter().find(|f| f.name == *name && f.body.is_some()) else {
-            return self.error(format!("function `{name}` has no body in this module"));
-        };
-        if callee.is_entry {
-            return self.error(format!("`{name}` is a kernel and cannot be called"));
-        }
-        if (arguments.len(), results.len()) != (callee.params.len(), callee.returns.len()) {
-            return self.error(format!(
-                "`{name}` takes {} arguments and gives {} results, the call has {} and {}",
-                callee.params.len(),
-                callee.returns.len(),
-                arguments.len(),
-                results.len()
-            ));
-        }
-        let function = self.kernel.function_index(name);
-        // Offsets in the callee's frame: results, then parameters, as Builder::run lays them out.
-        let mut at = 0;
-        let mut place = |v: &Variable| {
-            let offset = u32::div_ceil(at, v.align.max(1)) * v.align.max(1);
-            at = offset + v.size as u32;
-            (offset, v.size as u32)
-        };
-        let result_places: Vec<_> = callee.returns.iter().map(&mut place).collect();
-        let param_places: Vec<_> = callee.params.iter().map(&mut place).collect();
-        self.kernel.code.calls.push(CallOp {
-            function,
-            arguments: arguments
-                .iter()
-                .zip(&param_places)
-                .map(|(&from, &(to, size))| (from, to, size))
-                .collect(),
-            results: results
-                .iter()
-                .zip(&result_places)
-                .map(|(&to, &(from, size))| (from, to, size))
-                .collect(),
-        });
-        let index = self.kernel.code.calls.len() as u32 - 1;
-        self.calls.push(function);
-        self.emit(Kind::Call(index), vec![], vec![], Class::Control);
-        Ok(())
-    }
-
-    fn param_op(&mut self, offset: u32, bytes: u32) -> MemOp {
-        MemOp {
-            space: Space::Local,
-            bytes: bytes as u8,
-            count: 1,
-            reg_bytes: bytes as u8,
-            signed: false,
-            address: Bank::R32,
-            offset: offset as i64,
-            strong: false,
-            read_only: false,
-        }
-    }
-
-    fn load_param(&mut self, offset: u32) -> Result<V> {
-        let (d, base) = (self.temp(Ty::U64), self.fixed(Fixed::LocalBase, Ty::U32));
-        let op = self.param_op(offset, 8);
-        self.kernel.code.mems.push(op);
-        self.emit(Kind::Load(self.kernel.code.mems.len() as u32 - 1), vec![d], vec![base], Class::None);
-        Ok(d)
-    }
-
-    fn store_param(&mut self, offset: u32, v: V) -> Result<()> {
-        let base = self.fixed(Fixed::LocalBase, Ty::U32);
-        let op = self.param_op(offset, 4);
-        self.kernel.code.mems.push(op);
-        self.emit(Kind::Store(self.kernel.code.mems.len() as u32 - 1), vec![], vec![base, v], Class::None);
-        Ok(())
     }
 
     fn barrier(&mut self, i: &'a Instruction) -> Result<()> {
@@ -232,6 +111,9 @@ impl<'a> Builder<'_, 'a> {
         };
         if numbers.is_empty() || numbers.len() > 2 || (op == BarrierOp::Arrive && numbers.len() != 2) {
             return self.error(format!("`{}` has the wrong number of operands", i.form));
+        }
+        if let Operand::Int(id @ 16..) = numbers[0] {
+            return self.error(format!("names barrier {id}; there are 0 to 15"));
         }
         let mut uses = Vec::new();
         for n in &numbers {
@@ -321,7 +203,7 @@ impl<'a> Builder<'_, 'a> {
         Ok(())
     }
 
-    fn vector(&mut self, operand: &Operand, count: usize, ty: Ty, dest: bool) -> Result<Vec<V>> {
+    pub(super) fn vector(&mut self, operand: &Operand, count: usize, ty: Ty, dest: bool) -> Result<Vec<V>> {
         let list: Vec<&Operand> = match operand {
             Operand::Vector(list) => list.iter().collect(),
             one => vec![one],
@@ -341,11 +223,12 @@ impl<'a> Builder<'_, 'a> {
             ("f16", "f16") => MmaType::F16,
             ("bf16", "bf16") => MmaType::Bf16,
             ("tf32", "tf32") => MmaType::Tf32,
+            ("f64", "f64") => MmaType::F64,
             (a @ ("s8" | "u8"), b @ ("s8" | "u8")) => MmaType::Int8(a == "s8", b == "s8"),
             (a, b) => return self.error(format!("mma cannot multiply .{a} by .{b}")),
         };
-        let k = match i.form.one_of(&["m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32"]) {
-            Some("m16n8k4") => 4,
+        let k = match i.form.one_of(&["m8n8k4", "m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32"]) {
+            Some("m8n8k4" | "m16n8k4") => 4,
             Some("m16n8k8") => 8,
             Some("m16n8k16") => 16,
             _ => 32,
@@ -357,14 +240,16 @@ impl<'a> Builder<'_, 'a> {
         let acc = match (half_accumulator, ty) {
             (true, _) => Ty::B32,
             (_, MmaType::Int8(..)) => Ty::S32,
+            (_, MmaType::F64) => Ty::F64,
             _ => Ty::F32,
         };
         let defs = self.vector(d, nd, acc, true)?;
-        let mut uses = self.vector(a, na, Ty::B32, false)?;
-        uses.extend(self.vector(b, nb, Ty::B32, false)?);
+        let part = if ty == MmaType::F64 { Ty::F64 } else { Ty::B32 };
+        let mut uses = self.vector(a, na, part, false)?;
+        uses.extend(self.vector(b, nb, part, false)?);
         uses.extend(self.vector(c, nd, acc, false)?);
         self.emit(Kind::Mma(mma), defs, uses, Class::Tensor);
-        self.emit_flops(2 * 16 * 8 * k as u32 / 32);
+        self.emit_flops(2 * if ty == MmaType::F64 { 8 } else { 16 } * 8 * k as u32 / 32);
         Ok(())
     }
 

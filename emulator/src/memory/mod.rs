@@ -4,33 +4,66 @@
 //! gets some value, as on hardware, never undefined behaviour of the host. Addresses are stable and never reused, so
 //! that a pointer kept after `free` is recognised.
 
+mod host;
+
+use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::check::global::{LAUNCHES, MAX_BYTES, Shadow};
 use crate::error::{Error, Result};
 
 /// Where shared memory appears in generic addresses; 4 GiB wide.
 pub const SHARED_WINDOW: u64 = 0x7e00_0000_0000;
 /// Where a thread's local memory appears in generic addresses; 4 GiB wide.
 pub const LOCAL_WINDOW: u64 = 0x7e80_0000_0000;
-/// The first global address.
-const GLOBAL_BASE: u64 = 0x7f00_0000_0000;
+/// Where a kernel's parameters appear in generic addresses.
+pub const PARAM_WINDOW: u64 = 0x7e40_0000_0000;
+/// Where functions have their addresses, which hold no data.
+const CODE_WINDOW: u64 = 0x7d00_0000_0000;
+
+/// The address of a module's function, by its place in the file.
+pub fn function_address(index: usize) -> u64 {
+    CODE_WINDOW + 16 * (index as u64 + 1)
+}
+/// A shared-memory address in a cluster holds the block's rank plus one from this bit on; the block's own addresses
+/// hold 0 there.
+pub const RANK_SHIFT: u32 = 24;
+/// The first global address: where no system puts memory of the host, so that an address tells whose it is.
+const GLOBAL_BASE: u64 = 0x1000_0000_0000;
 /// Unmapped bytes between allocations, at least.
 const GUARD: u64 = 4096;
 /// Alignment of allocations, as the driver's.
 const ALIGN: u64 = 512;
+/// Freed allocations that reports still know.
+const REMEMBERED: usize = 10_000;
 
-/// Bytes that the host and blocks share. Backed by 64-bit words, so any naturally aligned access is possible.
-struct Bytes(Box<[AtomicU64]>);
+/// Bytes that the host and blocks share. Starts at a multiple of 8, so any naturally aligned access is possible.
+struct Bytes {
+    start: *mut u8,
+    size: u64,
+    /// The buffer behind `start`; None for memory of the host that is only mapped.
+    _owned: Option<Box<[AtomicU64]>>,
+}
+
+// SAFETY: the bytes are only accessed through atomics.
+unsafe impl Send for Bytes {}
+// SAFETY: as above.
+unsafe impl Sync for Bytes {}
 
 impl Bytes {
     fn new(size: u64, fill: u64) -> Bytes {
-        Bytes((0..size.div_ceil(8)).map(|_| AtomicU64::new(fill)).collect())
+        let mut owned: Box<[AtomicU64]> = (0..size.div_ceil(8)).map(|_| AtomicU64::new(fill)).collect();
+        Bytes { start: owned.as_mut_ptr() as *mut u8, size, _owned: Some(owned) }
     }
 
     fn at(&self, offset: u64) -> *mut u8 {
-        debug_assert!(offset as usize <= self.0.len() * 8);
+        debug_assert!(
+            offset <= self.size.next_multiple_of(8),
+            "bug in handloom-emulator: beyond an allocation"
+        );
         // SAFETY: callers pass offsets within the buffer; the pointer is only used for atomics within it.
-        unsafe { (self.0.as_ptr() as *mut u8).add(offset as usize) }
+        unsafe { self.start.add(offset as usize) }
     }
 
     /// # Safety
@@ -74,13 +107,32 @@ pub struct Allocation {
     pub name: String,
     /// Constant memory: kernels may not write it.
     pub read_only: bool,
+    /// Memory of the host, at the host's own address.
+    pub host: bool,
     data: Bytes,
     /// One byte per byte: 1 where written. Empty when all of it is.
     written: Bytes,
     all_written: AtomicBool,
+    /// Who accessed what, for the race check; made when a launch first looks.
+    shadow: OnceLock<Shadow>,
 }
 
 impl Allocation {
+    fn new(base: u64, size: u64, name: &str, read_only: bool) -> Allocation {
+        Allocation {
+            base,
+            size,
+            name: name.to_string(),
+            read_only,
+            host: false,
+            // Fresh memory holds NaNs in every format, so that a value read too early shows.
+            data: Bytes::new(size, u64::MAX),
+            written: Bytes::new(size, 0),
+            all_written: AtomicBool::new(size == 0),
+            shadow: OnceLock::new(),
+        }
+    }
+
     /// Loads an element. Callers have checked range and alignment.
     ///
     /// # Safety
@@ -121,6 +173,12 @@ impl Allocation {
         unsafe { self.written.load(offset, bytes) == all }
     }
 
+    /// The tags of the race check; None for what it does not follow.
+    pub fn shadow(&self) -> Option<&Shadow> {
+        let followed = self.size <= MAX_BYTES && !self.read_only;
+        followed.then(|| self.shadow.get_or_init(|| Shadow::new(self.size)))
+    }
+
     #[inline(always)]
     pub fn all_written(&self) -> bool {
         self.all_written.load(Relaxed)
@@ -131,15 +189,24 @@ impl Allocation {
 pub struct GlobalMemory {
     /// Sorted by address.
     live: Vec<Allocation>,
-    freed: Vec<(u64, u64, String)>,
+    /// The last ones given back.
+    freed: VecDeque<(u64, u64, String)>,
     next: u64,
     used: u64,
     capacity: u64,
+    launches: AtomicU64,
 }
 
 impl GlobalMemory {
     pub fn new(capacity: u64) -> GlobalMemory {
-        GlobalMemory { live: Vec::new(), freed: Vec::new(), next: GLOBAL_BASE, used: 0, capacity }
+        GlobalMemory {
+            live: Vec::new(),
+            freed: VecDeque::new(),
+            next: GLOBAL_BASE,
+            used: 0,
+            capacity,
+            launches: AtomicU64::new(0),
+        }
     }
 
     pub fn used(&self) -> u64 {
@@ -155,28 +222,33 @@ impl GlobalMemory {
     /// # Errors
     /// `Error::Memory` when the device's memory does not suffice.
     pub fn allocate(&mut self, size: u64, name: &str, read_only: bool) -> Result<u64> {
+        let bytes = self.take_bytes(size, name)?;
+        self.used += bytes;
+        let base = self.take_range(size);
+        // Addresses of the device grow, but those of the host lie above them.
+        let allocation = Allocation::new(base, size, name, read_only);
+        let i = self.live.partition_point(|a| a.base < base);
+        self.live.insert(i, allocation);
+        Ok(base)
+    }
+
+    /// Bytes of the device that an allocation takes, if it has them.
+    fn take_bytes(&self, size: u64, name: &str) -> Result<u64> {
         let rounded =
             size.max(1).div_ceil(ALIGN).checked_mul(ALIGN).filter(|r| *r <= self.capacity - self.used);
-        let Some(rounded) = rounded else {
-            return Err(Error::Memory(format!(
+        rounded.ok_or_else(|| {
+            Error::Memory(format!(
                 "allocating {size} B for {name} exceeds the device's {} B, of which {} B are used",
                 self.capacity, self.used
-            )));
-        };
+            ))
+        })
+    }
+
+    /// The next addresses, never given out again.
+    fn take_range(&mut self, size: u64) -> u64 {
         let base = self.next;
-        self.next = (base + rounded + GUARD).div_ceil(ALIGN) * ALIGN;
-        self.used += rounded;
-        self.live.push(Allocation {
-            base,
-            size,
-            name: name.to_string(),
-            read_only,
-            // Fresh memory holds NaNs in every format, so that a value read too early shows.
-            data: Bytes::new(size, u64::MAX),
-            written: Bytes::new(size, 0),
-            all_written: AtomicBool::new(size == 0),
-        });
-        Ok(base)
+        self.next = (base + size.max(1) + GUARD).div_ceil(ALIGN) * ALIGN;
+        base
     }
 
     /// Gives an allocation back.
@@ -187,8 +259,13 @@ impl GlobalMemory {
         match self.live.binary_search_by_key(&base, |a| a.base) {
             Ok(i) => {
                 let old = self.live.remove(i);
-                self.used -= old.size.max(1).div_ceil(ALIGN) * ALIGN;
-                self.freed.push((old.base, old.size, old.name));
+                if !old.host {
+                    self.used -= old.size.max(1).div_ceil(ALIGN) * ALIGN;
+                }
+                if self.freed.len() == REMEMBERED {
+                    self.freed.pop_front();
+                }
+                self.freed.push_back((old.base, old.size, old.name));
                 Ok(())
             }
             Err(_) => Err(Error::Memory(format!(
@@ -196,6 +273,15 @@ impl GlobalMemory {
                 self.describe(base)
             ))),
         }
+    }
+
+    /// A number for a launch, 1 to [`LAUNCHES`] - 1, by which tags of the race check tell it from others.
+    pub fn next_launch(&self) -> u64 {
+        let n = self.launches.fetch_add(1, Relaxed) % (LAUNCHES - 1);
+        if n == 0 {
+            self.live.iter().filter_map(|a| a.shadow.get()).for_each(Shadow::clear);
+        }
+        n + 1
     }
 
     /// The allocation that holds `address`.

@@ -115,6 +115,8 @@ pub enum Space {
     Generic,
     Global,
     Shared,
+    /// Shared memory of the blocks of a cluster, `.shared::cluster`.
+    Cluster,
     Local,
     Const,
     Param,
@@ -137,6 +139,8 @@ pub struct Variable {
     pub align: u32,
     pub init: Vec<Init>,
     pub is_extern: bool,
+    /// A parameter or result of a function that is declared `.reg`.
+    pub in_register: bool,
     pub line: u32,
 }
 
@@ -176,6 +180,17 @@ pub enum Statement {
         labels: Vec<String>,
         line: u32,
     },
+    /// `name: .callprototype (results) _ (parameters);`
+    Prototype {
+        name: String,
+        returns: Vec<Variable>,
+        params: Vec<Variable>,
+    },
+    /// `name: .calltargets f, g;`
+    CallTargets {
+        name: String,
+        functions: Vec<String>,
+    },
     Instruction(Instruction),
 }
 
@@ -188,6 +203,8 @@ pub struct Instruction {
     /// Written `bar...`, which is `barrier...aligned`.
     pub bar_root: bool,
     pub operands: Vec<Operand>,
+    /// Bytes of a load that are used, one bit each: `.pragma "used_bytes_mask 0x0f"` before it.
+    pub used_bytes: u16,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -210,6 +227,12 @@ pub enum Operand {
         base: Option<String>,
         offset: i64,
     },
+    /// `[map, {x, y}]`: a tensor map and the coordinates in it.
+    Tensor {
+        base: String,
+        offset: i64,
+        coordinates: Vec<Operand>,
+    },
     /// `d|p`
     Pair(Box<Operand>, Box<Operand>),
     /// `(a, b)` of a call.
@@ -229,6 +252,15 @@ pub struct Function {
     pub max_threads: Option<u32>,
     /// `.reqntid`.
     pub required_threads: Option<[u32; 3]>,
+    /// `.reqnctapercluster`.
+    pub required_cluster: Option<[u32; 3]>,
+    /// `.explicitcluster`: the launch must give the size of its clusters.
+    pub explicit_cluster: bool,
+    /// `.maxclusterrank`.
+    pub max_cluster_rank: Option<u32>,
+    /// `.maxnreg` and `.minnctapersm`.
+    pub max_registers: Option<u32>,
+    pub min_blocks: Option<u32>,
 }
 
 /// A parsed PTX file.

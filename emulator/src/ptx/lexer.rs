@@ -6,23 +6,23 @@
 use crate::error::{Error, Result};
 
 /// One lexical element.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Token {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Token<'a> {
     /// An identifier, with its leading `%`, `$` or `_` where it has one.
-    Word(String),
+    Word(&'a str),
     /// A dotted word, without the dot.
-    Dot(String),
+    Dot(&'a str),
     /// An integer literal; negative numbers are a `Punct('-')` and this.
     Int(u64),
     /// A literal `0f3f800000`: the bits of an f32.
     F32(u32),
     /// A literal `0d...` or a decimal such as `1.5`: the bits of an f64.
     F64(u64),
-    Text(String),
+    Text(&'a str),
     Punct(char),
 }
 
-impl std::fmt::Display for Token {
+impl std::fmt::Display for Token<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Token::Word(w) => write!(f, "`{w}`"),
@@ -40,7 +40,7 @@ impl std::fmt::Display for Token {
 ///
 /// # Errors
 /// `Error::Parse` for an unterminated comment or string, a malformed number, or a character PTX does not use.
-pub fn lex(text: &str) -> Result<Vec<(Token, u32)>> {
+pub fn lex(text: &str) -> Result<Vec<(Token<'_>, u32)>> {
     let mut lexer =
         Lexer { bytes: text.as_bytes(), text, at: 0, line: 1, out: Vec::with_capacity(text.len() / 4) };
     lexer.run()?;
@@ -52,14 +52,14 @@ struct Lexer<'a> {
     text: &'a str,
     at: usize,
     line: u32,
-    out: Vec<(Token, u32)>,
+    out: Vec<(Token<'a>, u32)>,
 }
 
 fn is_word(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'_' || b == b'$'
 }
 
-impl Lexer<'_> {
+impl<'a> Lexer<'a> {
     fn peek(&self, ahead: usize) -> u8 {
         self.bytes.get(self.at + ahead).copied().unwrap_or(0)
     }
@@ -90,18 +90,18 @@ impl Lexer<'_> {
                         self.at += 2;
                         self.word_bytes();
                     }
-                    self.push(Token::Dot(self.text[start..self.at].to_string()));
+                    self.push(Token::Dot(&self.text[start..self.at]));
                 }
                 b'%' if is_word(self.peek(1)) => {
                     let start = self.at;
                     self.at += 1;
                     self.word_bytes();
-                    self.push(Token::Word(self.text[start..self.at].to_string()));
+                    self.push(Token::Word(&self.text[start..self.at]));
                 }
                 _ if is_word(b) => {
                     let start = self.at;
                     self.word_bytes();
-                    self.push(Token::Word(self.text[start..self.at].to_string()));
+                    self.push(Token::Word(&self.text[start..self.at]));
                 }
                 b'{' | b'}' | b'(' | b')' | b'[' | b']' | b',' | b';' | b':' | b'=' | b'+' | b'-' | b'@'
                 | b'!' | b'|' | b'<' | b'>' | b'~' | b'*' | b'/' | b'&' | b'^' | b'?' | b'%' => {
@@ -118,7 +118,7 @@ impl Lexer<'_> {
         Ok(())
     }
 
-    fn push(&mut self, token: Token) {
+    fn push(&mut self, token: Token<'a>) {
         self.out.push((token, self.line));
     }
 
@@ -163,7 +163,7 @@ impl Lexer<'_> {
         if self.at >= self.bytes.len() {
             return self.error("string is never closed");
         }
-        let text = self.text.get(start..self.at).unwrap_or_default().to_string();
+        let text = self.text.get(start..self.at).unwrap_or_default();
         self.at += 1;
         self.push(Token::Text(text));
         Ok(())
@@ -173,6 +173,13 @@ impl Lexer<'_> {
         let start = self.at;
         self.word_bytes();
         let mut word = &self.text[start..self.at];
+        // The commonest numbers: small decimal integers.
+        let plain = word.len() <= 9 && (word.len() == 1 || !word.starts_with('0'));
+        if plain && self.peek(0) != b'.' && word.bytes().all(|b| b.is_ascii_digit()) {
+            let v = word.bytes().fold(0, |v, b| 10 * v + (b - b'0') as u64);
+            self.push(Token::Int(v));
+            return Ok(());
+        }
         let lower = word.to_ascii_lowercase();
         if let Some(hex) = lower.strip_prefix("0f").filter(|h| h.len() == 8)
             && let Ok(bits) = u32::from_str_radix(hex, 16)
@@ -234,7 +241,7 @@ impl Lexer<'_> {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<Token> {
+    fn words(text: &str) -> Vec<Token<'_>> {
         lex(text).unwrap().into_iter().map(|(t, _)| t).collect()
     }
 
@@ -244,14 +251,14 @@ mod tests {
             words("@%p1 ld.shared::cta.f32 %f1, [%r2+-4];"),
             vec![
                 Token::Punct('@'),
-                Token::Word("%p1".into()),
-                Token::Word("ld".into()),
-                Token::Dot("shared::cta".into()),
-                Token::Dot("f32".into()),
-                Token::Word("%f1".into()),
+                Token::Word("%p1"),
+                Token::Word("ld"),
+                Token::Dot("shared::cta"),
+                Token::Dot("f32"),
+                Token::Word("%f1"),
                 Token::Punct(','),
                 Token::Punct('['),
-                Token::Word("%r2".into()),
+                Token::Word("%r2"),
                 Token::Punct('+'),
                 Token::Punct('-'),
                 Token::Int(4),
@@ -281,7 +288,7 @@ mod tests {
     #[test]
     fn counts_lines_through_comments() {
         let tokens = lex("a // x\n/* y\n z */ b").unwrap();
-        assert_eq!(tokens[1], (Token::Word("b".into()), 3));
+        assert_eq!(tokens[1], (Token::Word("b"), 3));
     }
 
     #[test]

@@ -2,5 +2,7 @@
 
 pub mod ast;
 pub mod lexer;
+pub mod link;
 pub mod parser;
 pub mod table;
+mod table_hopper;

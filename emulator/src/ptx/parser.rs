@@ -2,10 +2,18 @@
 //!
 //! Names are not resolved here. Debug sections (`.section {...}`) are skipped, `.loc` and `.file` are kept.
 
+mod instructions;
+mod variables;
+
+use std::collections::HashMap;
+
 use super::ast::*;
 use super::lexer::{Token, lex};
 use super::table;
 use crate::error::{Error, Result};
+
+/// Parameters of one function together, in bytes: far beyond what any architecture allows.
+const MAX_PARAMETERS: u64 = 1 << 20;
 
 /// Scopes may nest this deep; deeper input is refused rather than overflowing the stack.
 const MAX_NESTING: u32 = 64;
@@ -15,16 +23,37 @@ const MAX_NESTING: u32 = 64;
 /// # Errors
 /// `Error::Parse` with the line and what was expected there.
 pub fn parse(text: &str) -> Result<Ast> {
-    let mut parser = Parser { tokens: lex(text)?, at: 0, nesting: 0, ast: Ast::default() };
+    let mut parser = Parser {
+        tokens: lex(text)?,
+        at: 0,
+        nesting: 0,
+        ast: Ast::default(),
+        elements: HashMap::new(),
+        compounds: HashMap::new(),
+        aliases: Vec::new(),
+        used_bytes: None,
+        forms: HashMap::new(),
+    };
     parser.module()?;
+    parser.apply_aliases()?;
     Ok(parser.ast)
 }
 
-struct Parser {
-    tokens: Vec<(Token, u32)>,
+struct Parser<'a> {
+    tokens: Vec<(Token<'a>, u32)>,
     at: usize,
     nesting: u32,
     ast: Ast,
+    /// Bytes of an element of each variable so far: `a[2]` is an address.
+    elements: HashMap<String, u32>,
+    /// Vector registers and registers of 128 bits, by the registers they are made of.
+    compounds: HashMap<String, Vec<String>>,
+    /// `.alias` directives: new name, function.
+    aliases: Vec<(String, String)>,
+    /// What a pragma says of the next instruction.
+    used_bytes: Option<u16>,
+    /// Forms seen before: real files repeat a few.
+    forms: HashMap<Vec<&'a str>, table::Decoded>,
 }
 
 /// Linkage words before a declaration.
@@ -33,7 +62,7 @@ struct Linkage {
     is_extern: bool,
 }
 
-impl Parser {
+impl<'a> Parser<'a> {
     fn line(&self) -> u32 {
         self.tokens.get(self.at).or(self.tokens.last()).map_or(0, |t| t.1)
     }
@@ -42,15 +71,15 @@ impl Parser {
         Err(Error::Parse { line: self.line(), message: message.into() })
     }
 
-    fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at).map(|t| &t.0)
+    fn peek(&self) -> Option<Token<'a>> {
+        self.tokens.get(self.at).map(|t| t.0)
     }
 
-    fn next(&mut self) -> Result<Token> {
+    fn next(&mut self) -> Result<Token<'a>> {
         match self.tokens.get(self.at) {
             Some((token, _)) => {
                 self.at += 1;
-                Ok(token.clone())
+                Ok(*token)
             }
             None => self.error("the file ends here, in the middle of a statement"),
         }
@@ -64,7 +93,7 @@ impl Parser {
     }
 
     fn is(&self, c: char) -> bool {
-        self.peek() == Some(&Token::Punct(c))
+        self.peek() == Some(Token::Punct(c))
     }
 
     fn eat(&mut self, c: char) -> bool {
@@ -77,7 +106,7 @@ impl Parser {
         if self.eat(c) { Ok(()) } else { self.expected(&format!("`{c}`")) }
     }
 
-    fn dot(&self) -> Option<&str> {
+    fn dot(&self) -> Option<&'a str> {
         match self.peek() {
             Some(Token::Dot(word)) => Some(word),
             _ => None,
@@ -87,9 +116,8 @@ impl Parser {
     fn word(&mut self, what: &str) -> Result<String> {
         match self.peek() {
             Some(Token::Word(word)) => {
-                let word = word.clone();
                 self.at += 1;
-                Ok(word)
+                Ok(word.to_string())
             }
             _ => self.expected(what),
         }
@@ -99,7 +127,7 @@ impl Parser {
         let negative = self.eat('-');
         match self.peek() {
             Some(Token::Int(v)) => {
-                let v = *v as i64;
+                let v = v as i64;
                 self.at += 1;
                 Ok(if negative { v.wrapping_neg() } else { v })
             }
@@ -117,8 +145,8 @@ impl Parser {
     fn module(&mut self) -> Result<()> {
         let mut linkage = Linkage::default();
         while self.peek().is_some() {
-            let Some(word) = self.dot().map(str::to_string) else { return self.expected("a directive") };
-            match word.as_str() {
+            let Some(word) = self.dot() else { return self.expected("a directive") };
+            match word {
                 "version" => {
                     self.at += 1;
                     self.ast.version = match self.next()? {
@@ -166,6 +194,7 @@ impl Parser {
                     linkage = Linkage::default();
                 }
                 "pragma" => self.pragma()?,
+                "alias" => self.alias()?,
                 _ => return self.error(format!("unknown directive `.{word}`")),
             }
         }
@@ -178,7 +207,7 @@ impl Parser {
         while self.eat(',') {
             self.integer("a time stamp or size")?;
         }
-        self.ast.files.insert(index, name);
+        self.ast.files.insert(index, name.to_string());
         Ok(())
     }
 
@@ -193,162 +222,54 @@ impl Parser {
         Ok(())
     }
 
+    /// `.alias name, function;`
+    fn alias(&mut self) -> Result<()> {
+        self.at += 1;
+        let name = self.word("a function's name")?;
+        self.expect(',')?;
+        let function = self.word("a function's name")?;
+        self.aliases.push((name, function));
+        self.expect(';')
+    }
+
+    /// Gives each alias the body of its function.
+    fn apply_aliases(&mut self) -> Result<()> {
+        for (alias, name) in std::mem::take(&mut self.aliases) {
+            let found = self.ast.functions.iter().find(|f| f.name == name && f.body.is_some());
+            let Some(function) = found.cloned() else {
+                return self.error(format!("`.alias {alias}` names `{name}`, which has no body"));
+            };
+            self.ast.functions.push(Function { name: alias, ..function });
+        }
+        Ok(())
+    }
+
+    /// `.attribute(.managed)`, `.attribute(.unified(1, 2))`: what the emulator makes nothing of.
+    fn attribute(&mut self) -> Result<()> {
+        self.expect('(')?;
+        let mut open = 1;
+        while open > 0 {
+            match self.next()? {
+                Token::Punct('(') => open += 1,
+                Token::Punct(')') => open -= 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn pragma(&mut self) -> Result<()> {
         self.at += 1;
         loop {
-            let Token::Text(_) = self.next()? else { return self.error("`.pragma` needs a string") };
+            let Token::Text(text) = self.next()? else { return self.error("`.pragma` needs a string") };
+            if let Some(mask) = text.strip_prefix("used_bytes_mask") {
+                let digits = mask.trim().trim_start_matches("0x");
+                self.used_bytes = u16::from_str_radix(digits, 16).ok();
+            }
             if !self.eat(',') {
                 return self.expect(';');
             }
         }
-    }
-
-    /// `.space .align 4 .v4 .b8 name[4][2] = {...}, name2;`
-    fn variables(&mut self, is_extern: bool) -> Result<Vec<Variable>> {
-        let line = self.line();
-        let space = match self.dot() {
-            Some("global") => Space::Global,
-            Some("const") => Space::Const,
-            Some("shared") => Space::Shared,
-            Some("local") => Space::Local,
-            Some("param") => Space::Param,
-            _ => return self.expected("a state space"),
-        };
-        self.at += 1;
-        let (ty, align) = self.variable_type()?;
-        let mut out = Vec::new();
-        loop {
-            out.push(self.declarator(space, ty, align, is_extern, line)?);
-            if !self.eat(',') {
-                break;
-            }
-        }
-        self.expect(';')?;
-        Ok(out)
-    }
-
-    /// Type and alignment, with vectors as an alignment and a count of elements.
-    fn variable_type(&mut self) -> Result<((Ty, u32), u32)> {
-        let mut align = None;
-        let mut lanes = 1;
-        loop {
-            let Some(word) = self.dot().map(str::to_string) else { return self.expected("a type") };
-            self.at += 1;
-            match word.as_str() {
-                "align" => {
-                    let a = self.small("an alignment")?;
-                    if !a.is_power_of_two() || a > 1 << 16 {
-                        return self.error(format!("alignment {a} is not a power of two"));
-                    }
-                    align = Some(a);
-                }
-                "v2" => lanes = 2,
-                "v4" => lanes = 4,
-                "ptr" | "global" | "const" | "shared" | "local" | "managed" => {}
-                _ => {
-                    let Some(ty) = Ty::from_word(&word) else {
-                        self.at -= 1;
-                        return self.error(format!("unknown type `.{word}`"));
-                    };
-                    // `.param .u64 .ptr .global .align 16 name`
-                    while let Some("ptr" | "global" | "const" | "shared" | "local" | "align") = self.dot() {
-                        let is_align = self.dot() == Some("align");
-                        self.at += 1;
-                        if is_align {
-                            self.small("an alignment")?;
-                        }
-                    }
-                    let natural = ty.bytes().max(1) * lanes;
-                    return Ok(((ty, lanes), align.unwrap_or(natural)));
-                }
-            }
-        }
-    }
-
-    fn declarator(
-        &mut self,
-        space: Space,
-        ty: (Ty, u32),
-        align: u32,
-        is_extern: bool,
-        line: u32,
-    ) -> Result<Variable> {
-        let name = self.word("a variable's name")?;
-        let mut count = ty.1 as u64;
-        let mut unsized_array = false;
-        while self.eat('[') {
-            if self.eat(']') {
-                unsized_array = true;
-                continue;
-            }
-            let n = self.integer("an array length")?;
-            count = match u64::try_from(n).ok().and_then(|n| count.checked_mul(n)) {
-                Some(c) if c < 1 << 40 => c,
-                _ => return self.error(format!("array `{name}` has an impossible length {n}")),
-            };
-            self.expect(']')?;
-        }
-        let mut init = Vec::new();
-        if self.eat('=') {
-            self.initialiser(ty.0, &mut init)?;
-            if unsized_array {
-                count = init.len() as u64;
-                unsized_array = false;
-            }
-            if init.len() as u64 > count {
-                return self
-                    .error(format!("`{name}` has {} initial values for {count} elements", init.len()));
-            }
-        }
-        let size = if unsized_array { 0 } else { count * ty.0.bytes() as u64 };
-        Ok(Variable { name, space, ty: ty.0, size, align, init, is_extern, line })
-    }
-
-    fn initialiser(&mut self, ty: Ty, out: &mut Vec<Init>) -> Result<()> {
-        if self.eat('{') {
-            self.deeper()?;
-            while !self.eat('}') {
-                self.initialiser(ty, out)?;
-                if !self.eat(',') && !self.is('}') {
-                    return self.expected("`,` or `}`");
-                }
-            }
-            self.nesting -= 1;
-            return Ok(());
-        }
-        let value = match self.next()? {
-            Token::Punct('-') => match self.next()? {
-                Token::Int(v) => Init::Bits((v as i64).wrapping_neg() as u64),
-                Token::F64(bits) => Init::Bits(float_bits(ty, -f64::from_bits(bits))),
-                token => return self.error(format!("expected a number after `-`, found {token}")),
-            },
-            Token::Int(v) if ty.is_float() => Init::Bits(float_bits(ty, v as f64)),
-            Token::Int(v) => Init::Bits(v),
-            Token::F32(bits) => Init::Bits(match ty {
-                Ty::F64 => (f32::from_bits(bits) as f64).to_bits(),
-                _ => bits as u64,
-            }),
-            Token::F64(bits) => Init::Bits(float_bits(ty, f64::from_bits(bits))),
-            Token::Word(word) if word == "generic" && self.is('(') => {
-                self.expect('(')?;
-                let name = self.word("a symbol")?;
-                self.expect(')')?;
-                let offset = self.offset()?;
-                Init::Symbol { name, offset, generic: true }
-            }
-            Token::Word(name) => {
-                let offset = self.offset()?;
-                Init::Symbol { name, offset, generic: false }
-            }
-            token => return self.error(format!("expected an initial value, found {token}")),
-        };
-        out.push(value);
-        Ok(())
-    }
-
-    /// An optional `+ 4`, `+-4` or `- 4`.
-    fn offset(&mut self) -> Result<i64> {
-        if self.eat('+') || self.is('-') { self.integer("an offset") } else { Ok(0) }
     }
 
     // functions ----------------------------------------------------------------------------------------------------
@@ -356,7 +277,12 @@ impl Parser {
     fn function(&mut self) -> Result<()> {
         let line = self.line();
         let is_entry = self.dot() == Some("entry");
+        self.compounds.clear();
         self.at += 1;
+        if self.dot() == Some("attribute") {
+            self.at += 1;
+            self.attribute()?;
+        }
         let returns = if self.is('(') { self.parameters()? } else { Vec::new() };
         let name = self.word("a function's name")?;
         let params = if self.is('(') { self.parameters()? } else { Vec::new() };
@@ -369,16 +295,26 @@ impl Parser {
             line,
             max_threads: None,
             required_threads: None,
+            required_cluster: None,
+            explicit_cluster: false,
+            max_cluster_rank: None,
+            max_registers: None,
+            min_blocks: None,
         };
-        while let Some(word) = self.dot().map(str::to_string) {
+        while let Some(word) = self.dot() {
             self.at += 1;
-            match word.as_str() {
+            match word {
                 "maxntid" => function.max_threads = Some(self.dimensions()?.iter().product()),
                 "reqntid" => function.required_threads = Some(self.dimensions()?),
-                "minnctapersm" | "maxnctapersm" | "maxnreg" => {
+                "reqnctapercluster" => function.required_cluster = Some(self.dimensions()?),
+                "explicitcluster" => function.explicit_cluster = true,
+                "maxclusterrank" => function.max_cluster_rank = Some(self.small("a number of blocks")?),
+                "maxnreg" => function.max_registers = Some(self.small("a number of registers")?),
+                "minnctapersm" => function.min_blocks = Some(self.small("a count")?.max(1)),
+                "maxnctapersm" => {
                     self.small("a count")?;
                 }
-                "noreturn" => {}
+                "noreturn" | "blocksareclusters" => {}
                 "pragma" => {
                     self.at -= 1;
                     self.pragma()?;
@@ -416,17 +352,24 @@ impl Parser {
         let mut out = Vec::new();
         while !self.eat(')') {
             let line = self.line();
-            match self.dot() {
-                Some("param") => self.at += 1,
-                Some("reg") => {
-                    return self.error("parameters in registers (`.reg`) are not supported; use `.param`");
-                }
-                _ => return self.expected("`.param`"),
-            }
+            let in_register = match self.dot() {
+                Some("param") => false,
+                Some("reg") => true,
+                _ => return self.expected("`.param` or `.reg`"),
+            };
+            self.at += 1;
             let (ty, align) = self.variable_type()?;
-            out.push(self.declarator(Space::Param, ty, align, false, line)?);
+            let variable = self.declarator(Space::Param, ty, align, false, line)?;
+            if in_register && (!matches!(variable.size, 2 | 4 | 8) || ty.1 > 1) {
+                return self.error("a parameter in a register (`.reg`) must be of 16, 32 or 64 bits");
+            }
+            out.push(Variable { in_register, ..variable });
             if !self.eat(',') && !self.is(')') {
                 return self.expected("`,` or `)`");
+            }
+            let bytes: u64 = out.iter().map(|p: &Variable| p.size.saturating_add(p.align as u64)).sum();
+            if bytes > MAX_PARAMETERS {
+                return self.error(format!("the parameters take more than {MAX_PARAMETERS} B"));
             }
         }
         Ok(out)
@@ -453,7 +396,7 @@ impl Parser {
                 }
                 Some(Token::Punct(';')) => self.at += 1,
                 Some(Token::Punct('@')) => out.push(self.instruction()?),
-                Some(Token::Dot(word)) => match word.as_str() {
+                Some(Token::Dot(word)) => match word {
                     "reg" => out.push(self.registers()?),
                     "shared" | "local" | "param" | "global" | "const" => {
                         out.extend(self.variables(false)?.into_iter().map(Statement::Variable));
@@ -487,30 +430,61 @@ impl Parser {
     }
 
     fn targets(&mut self, name: String, line: u32) -> Result<Statement> {
-        if self.dot() != Some("branchtargets") {
-            return self.error("indirect calls (`.callprototype`, `.calltargets`) are not supported");
-        }
+        let directive = self.dot();
         self.at += 1;
-        let mut labels = vec![self.word("a label")?];
+        if directive == Some("callprototype") {
+            return self.prototype(name);
+        }
+        let mut names = vec![self.word("a name")?];
         while self.eat(',') {
-            labels.push(self.word("a label")?);
+            names.push(self.word("a name")?);
         }
         self.expect(';')?;
-        Ok(Statement::BranchTargets { name, labels, line })
+        Ok(match directive {
+            Some("calltargets") => Statement::CallTargets { name, functions: names },
+            _ => Statement::BranchTargets { name, labels: names, line },
+        })
+    }
+
+    /// `.callprototype (.param .b32 _) _ (.param .b64 _);`
+    fn prototype(&mut self, name: String) -> Result<Statement> {
+        let returns = if self.is('(') { self.parameters()? } else { Vec::new() };
+        if matches!(self.peek(), Some(Token::Word(_))) {
+            self.at += 1;
+        }
+        let params = if self.is('(') { self.parameters()? } else { Vec::new() };
+        while let Some("noreturn" | "abi_preserve" | "abi_preserve_control") = self.dot() {
+            let counted = self.dot() != Some("noreturn");
+            self.at += 1;
+            if counted {
+                self.small("a number of registers")?;
+            }
+        }
+        self.expect(';')?;
+        Ok(Statement::Prototype { name, returns, params })
     }
 
     /// `.reg .b32 %r<10>, a, b;`
     fn registers(&mut self) -> Result<Statement> {
         let line = self.line();
         self.at += 1;
-        let Some(word) = self.dot().map(str::to_string) else { return self.expected("a register type") };
-        let Some(ty) = Ty::from_word(&word) else {
+        let lanes = match self.dot() {
+            Some("v2") => 2,
+            Some("v4") => 4,
+            _ => 1,
+        };
+        self.at += (lanes > 1) as usize;
+        let Some(word) = self.dot() else { return self.expected("a register type") };
+        let Some(ty) = Ty::from_word(word) else {
             return self.error(format!("registers of type `.{word}` are not supported"));
         };
-        if ty == Ty::B128 {
-            return self.error("registers of type `.b128` are not supported");
-        }
         self.at += 1;
+        let (ty, parts): (Ty, &[&str]) = match (ty, lanes) {
+            (Ty::B128, 1) => (Ty::B64, &["lo", "hi"]),
+            (_, 1) => (ty, &[]),
+            (_, 2) => (ty, &["x", "y"]),
+            _ => (ty, &["x", "y", "z", "w"]),
+        };
         let mut names = Vec::new();
         loop {
             let name = self.word("a register's name")?;
@@ -521,13 +495,36 @@ impl Parser {
             } else {
                 None
             };
-            names.push((name, count));
+            if parts.is_empty() {
+                self.compounds.remove(&name);
+                names.push((name, count));
+            } else {
+                names.extend(self.compound(name, count, parts)?.into_iter().map(|name| (name, None)));
+            }
             if !self.eat(',') {
                 break;
             }
         }
         self.expect(';')?;
         Ok(Statement::Registers { ty, names, line })
+    }
+
+    /// The registers that the vectors or 128-bit registers `name` (`count` of them, numbered) are made of.
+    fn compound(&mut self, name: String, count: Option<u32>, parts: &[&str]) -> Result<Vec<String>> {
+        if count.is_some_and(|n| n > 1 << 16) {
+            return self.error("more than 65536 wide registers are declared");
+        }
+        let names = match count {
+            Some(n) => (0..n).map(|i| format!("{name}{i}")).collect(),
+            None => vec![name],
+        };
+        let mut all = Vec::new();
+        for name in names {
+            let own: Vec<String> = parts.iter().map(|part| format!("{name}.{part}")).collect();
+            all.extend(own.iter().cloned());
+            self.compounds.insert(name, own);
+        }
+        Ok(all)
     }
 
     /// `.loc file line column[, function_name label, inlined_at file line column]`
@@ -552,111 +549,6 @@ impl Parser {
         }
         Ok(Statement::Loc(Loc { file, line }))
     }
-
-    // instructions -------------------------------------------------------------------------------------------------
-
-    fn instruction(&mut self) -> Result<Statement> {
-        let line = self.line();
-        let guard = if self.eat('@') {
-            let negated = self.eat('!');
-            Some((self.word("a predicate")?, negated))
-        } else {
-            None
-        };
-        let line = if guard.is_some() { self.line() } else { line };
-        let root = self.word("an instruction")?;
-        let mut mods = Vec::new();
-        while let Some(word) = self.dot() {
-            mods.push(word.to_string());
-            self.at += 1;
-        }
-        let form = table::decode(&root, &mods).map_err(|message| Error::Parse { line, message })?;
-        let mut operands = Vec::new();
-        while !self.eat(';') {
-            operands.push(self.operand()?);
-            if !self.eat(',') && !self.is(';') {
-                return self.expected("`,` or `;`");
-            }
-        }
-        Ok(Statement::Instruction(Instruction { line, guard, form, bar_root: root == "bar", operands }))
-    }
-
-    fn list(&mut self, close: char) -> Result<Vec<Operand>> {
-        self.deeper()?;
-        let mut out = Vec::new();
-        while !self.eat(close) {
-            out.push(self.operand()?);
-            if !self.eat(',') && !self.is(close) {
-                return self.expected(&format!("`,` or `{close}`"));
-            }
-        }
-        self.nesting -= 1;
-        Ok(out)
-    }
-
-    fn operand(&mut self) -> Result<Operand> {
-        let first = match self.next()? {
-            Token::Punct('{') => Operand::Vector(self.list('}')?),
-            Token::Punct('(') => Operand::List(self.list(')')?),
-            Token::Punct('[') => self.address()?,
-            Token::Punct('!') => Operand::Not(self.word("a predicate")?),
-            Token::Punct('-') => match self.next()? {
-                Token::Int(v) => Operand::Int((v as i64).wrapping_neg()),
-                Token::F64(bits) => Operand::F64((-f64::from_bits(bits)).to_bits()),
-                token => return self.error(format!("expected a number after `-`, found {token}")),
-            },
-            Token::Punct('~') => Operand::Int(!self.integer("a number after `~`")?),
-            Token::Int(v) => Operand::Int(v as i64),
-            Token::F32(bits) => Operand::F32(bits),
-            Token::F64(bits) => Operand::F64(bits),
-            Token::Word(name) if name == "_" => Operand::Sink,
-            Token::Word(name) => match self.dot().map(str::to_string) {
-                Some(component) => {
-                    self.at += 1;
-                    Operand::Name(name, Some(component))
-                }
-                None if self.is('+') || self.is('-') => {
-                    let offset = self.offset()?;
-                    Operand::NameOffset(name, offset)
-                }
-                None => Operand::Name(name, None),
-            },
-            token => {
-                self.at -= 1;
-                return self.error(format!("expected an operand, found {token}"));
-            }
-        };
-        if self.eat('|') {
-            let second = self.operand()?;
-            return Ok(Operand::Pair(Box::new(first), Box::new(second)));
-        }
-        Ok(first)
-    }
-
-    fn address(&mut self) -> Result<Operand> {
-        let base = match self.peek() {
-            Some(Token::Word(word)) => {
-                let word = word.clone();
-                self.at += 1;
-                Some(word)
-            }
-            _ => None,
-        };
-        let offset = if base.is_none() { self.integer("an address")? } else { self.offset()? };
-        if self.is(',') {
-            return self.error("tensor coordinates in an address are not supported");
-        }
-        self.expect(']')?;
-        Ok(Operand::Address { base, offset })
-    }
-}
-
-/// The bits of `v` in `ty`, rounded to nearest.
-fn float_bits(ty: Ty, v: f64) -> u64 {
-    match ty {
-        Ty::F32 | Ty::B32 => (v as f32).to_bits() as u64,
-        _ => v.to_bits(),
-    }
 }
 
 #[cfg(test)]
@@ -667,6 +559,17 @@ mod tests {
 
     fn message(body: &str) -> String {
         parse(&format!("{HEAD}{body}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_indexed_variable_is_an_address() {
+        let body = format!("{HEAD}.entry k() {{\n.reg .b64 r;\n.shared .v2 .b16 a[8];\nmov.u64 r, a[3];\n}}");
+        let ast = parse(&body).unwrap();
+        let Some(Statement::Instruction(i)) = ast.functions[0].body.as_ref().and_then(|b| b.last()) else {
+            panic!("an instruction")
+        };
+        assert_eq!(i.operands[1], Operand::NameOffset("a".to_string(), 12), "elements of four bytes");
+        assert!(message(".entry k() { .reg .b64 r; mov.u64 r, b[1]; }").contains("not a variable"));
     }
 
     #[test]

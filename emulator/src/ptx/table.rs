@@ -16,6 +16,7 @@ use super::ast::Ty;
 pub enum Op {
     Abs,
     Activemask,
+    Alloca,
     Add,
     AddC,
     And,
@@ -91,6 +92,8 @@ pub enum Op {
     Slct,
     Sqrt,
     St,
+    StackRestore,
+    StackSave,
     Sub,
     SubC,
     Szext,
@@ -99,6 +102,46 @@ pub enum Op {
     Trap,
     Vote,
     Xor,
+    // sm_90
+    AtomVector,
+    BarrierCluster,
+    BulkCommit,
+    BulkCopy,
+    BulkPrefetch,
+    BulkReduce,
+    BulkWait,
+    CpAsyncMbarrier,
+    CreatePolicy,
+    Elect,
+    FenceAlias,
+    FenceMbarrierInit,
+    FenceProxy,
+    GetCtaRank,
+    Griddepcontrol,
+    Mapa,
+    MbarrierArrive,
+    MbarrierInit,
+    MbarrierInval,
+    MbarrierPending,
+    MbarrierTx,
+    MbarrierWait,
+    RedAsync,
+    RedVector,
+    SetMaxNReg,
+    StAsync,
+    Stmatrix,
+    TensorCopy,
+    TensorPrefetch,
+    TensorReduce,
+    TensormapCopy,
+    TensormapReplace,
+    Wgmma,
+    WgmmaCommit,
+    WgmmaFence,
+    WgmmaWait,
+    WmmaLoad,
+    WmmaMma,
+    WmmaStore,
 }
 
 /// Sets of alternatives that forms share.
@@ -109,18 +152,24 @@ const SETS: &[(&str, &str)] = &[
     ("bits", ".b16|.b32|.b64"),
     ("logic", ".pred|.b16|.b32|.b64"),
     ("f16", ".f16|.f16x2|.bf16|.bf16x2"),
-    ("scalar", ".b8|.b16|.b32|.b64|.u8|.u16|.u32|.u64|.s8|.s16|.s32|.s64|.f32|.f64"),
+    ("scalar", ".b8|.b16|.b32|.b64|.u8|.u16|.u32|.u64|.s8|.s16|.s32|.s64|.f32|.f64|.b128"),
     ("value", ".b16|.b32|.b64|.u16|.u32|.u64|.s16|.s32|.s64|.f32|.f64"),
     ("cvt", ".u8|.u16|.u32|.u64|.s8|.s16|.s32|.s64|.f16|.bf16|.f32|.f64"),
-    ("space", ".global|.shared|.shared::cta|.local|.const|.param|.param::entry|.param::func"),
+    (
+        "space",
+        ".global|.shared|.shared::cta|.shared::cluster|.local|.const|.param|.param::entry|.param::func",
+    ),
     ("scope", ".cta|.cluster|.gpu|.sys"),
     ("cop", ".ca|.cg|.cs|.cv|.lu|.wb|.wt"),
     ("evict", ".L1::evict_normal|.L1::evict_unchanged|.L1::evict_first|.L1::evict_last|.L1::no_allocate"),
+    ("hint", ".L2::cache_hint"),
     ("prefetch", ".L2::64B|.L2::128B|.L2::256B"),
     ("vec", ".v2|.v4"),
     ("icmp", ".eq|.ne|.lt|.le|.gt|.ge|.lo|.ls|.hi|.hs"),
     ("fcmp", ".eq|.ne|.lt|.le|.gt|.ge|.equ|.neu|.ltu|.leu|.gtu|.geu|.num|.nan"),
     ("bool", ".and|.or|.xor"),
+    ("wmma", ".m16n16k16|.m32n8k16|.m8n32k16"),
+    ("wspace", ".global|.shared|.shared::cta"),
 ];
 
 /// The forms. The first form of a root whose groups all match is taken.
@@ -234,20 +283,23 @@ const FORMS: &[(Op, &str)] = &[
     (Op::Shl, "shl @bits"),
     (Op::Shr, "shr @bits|@int"),
     // 9.7.9 data movement and conversion
-    (Op::Mov, "mov .pred|@value"),
+    (Op::Mov, "mov .pred|@value|.b128"),
     (Op::Prmt, "prmt .b32 {.f4e|.b4e|.rc8|.ecl|.ecr|.rc16}"),
-    (Op::Ld, "ld {.weak} {@space} {@cop} {@evict} {@prefetch} {@vec} @scalar"),
-    (Op::Ld, "ld .volatile {@space} {@vec} @scalar"),
-    (Op::Ld, "ld .relaxed|.acquire @scope {@space} {@evict} {@prefetch} {@vec} @scalar"),
-    (Op::Ld, "ld .global {@cop} .nc {@evict} {@prefetch} {@vec} @scalar"),
+    (Op::Ld, "ld {.weak} {@space} {@cop} {@evict} {@hint} {@prefetch} {@vec} @scalar"),
+    (Op::Ld, "ld .volatile|.mmio.relaxed.sys {@space} {@vec} @scalar"),
+    (Op::Ld, "ld .relaxed|.acquire @scope {@space} {@evict} {@hint} {@prefetch} {@vec} @scalar"),
+    (Op::Ld, "ld .global {@cop} .nc {@evict} {@hint} {@prefetch} {@vec} @scalar"),
     (Op::Ld, "ldu {.global} {@vec} @scalar"),
-    (Op::St, "st {.weak} {@space} {@cop} {@evict} {@vec} @scalar"),
-    (Op::St, "st .volatile {@space} {@vec} @scalar"),
-    (Op::St, "st .relaxed|.release @scope {@space} {@evict} {@vec} @scalar"),
+    (Op::St, "st {.weak} {@space} {@cop} {@evict} {@hint} {@vec} @scalar"),
+    (Op::St, "st .volatile|.mmio.relaxed.sys {@space} {@vec} @scalar"),
+    (Op::St, "st .relaxed|.release @scope {@space} {@evict} {@hint} {@vec} @scalar"),
     (Op::Prefetch, "prefetch {.global|.local} .L1|.L2|.L2::evict_last|.L2::evict_normal"),
     (Op::Prefetch, "prefetchu .L1"),
-    (Op::Isspacep, "isspacep .const|.global|.local|.shared|.shared::cta|.param"),
-    (Op::Cvta, "cvta {.to} .const|.global|.local|.shared|.shared::cta .u32|.u64"),
+    // Hints to caches and profilers, which change no result.
+    (Op::Prefetch, "applypriority {.global} .L2::evict_normal"),
+    (Op::Prefetch, "pmevent {.mask}"),
+    (Op::Isspacep, "isspacep .const|.global|.local|.shared|.shared::cta|.shared::cluster|.param"),
+    (Op::Cvta, "cvta {.to} .const|.param|.global|.local|.shared|.shared::cta|.shared::cluster .u32|.u64"),
     (Op::Cvt, "cvt .rn|.rz {.relu} {.satfinite} .f16x2|.bf16x2 .f32"),
     (Op::Cvt, "cvt .rna .tf32 .f32"),
     (Op::Cvt, "cvt .rn|.rz {.relu} .f16|.bf16 .f32"),
@@ -255,7 +307,7 @@ const FORMS: &[(Op, &str)] = &[
     (Op::Cvt, "cvt .rn {.relu} .f16x2 .e4m3x2|.e5m2x2"),
     (Op::Cvt, "cvt {@irnd|@rnd} {.ftz} {.sat} @cvt @cvt"),
     (Op::CvtPack, "cvt .pack .sat .u16|.s16 .s32"),
-    (Op::CpAsync, "cp .async .ca|.cg .shared|.shared::cta .global {@prefetch}"),
+    (Op::CpAsync, "cp .async .ca|.cg .shared|.shared::cta .global {@hint} {@prefetch}"),
     (Op::CpAsyncCommit, "cp .async .commit_group"),
     (Op::CpAsyncWait, "cp .async .wait_group"),
     (Op::CpAsyncWaitAll, "cp .async .wait_all"),
@@ -274,39 +326,48 @@ const FORMS: &[(Op, &str)] = &[
     (Op::Fence, "fence {.sc|.acq_rel} @scope"),
     (
         Op::Atom,
-        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .cas .b16|.b32|.b64",
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .cas {@hint} .b16|.b32|.b64",
     ),
     (
         Op::Atom,
-        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .and|.or|.xor|.exch .b32|.b64",
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .and|.or|.xor|.exch {@hint} .b32|.b64",
     ),
     (
         Op::Atom,
-        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .add .u32|.s32|.u64|.f32|.f64",
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .add {@hint} .u32|.s32|.u64|.f32|.f64",
     ),
     (
         Op::Atom,
-        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .add .noftz @f16",
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .add .noftz {@hint} @f16",
     ),
     (
         Op::Atom,
-        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .min|.max .u32|.s32|.u64|.s64",
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .min|.max {@hint} .u32|.s32|.u64|.s64",
     ),
     (
         Op::Atom,
-        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta} .inc|.dec .u32",
+        "atom {.relaxed|.acquire|.release|.acq_rel} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .inc|.dec {@hint} .u32",
     ),
-    (Op::Red, "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .and|.or|.xor .b32|.b64"),
     (
         Op::Red,
-        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .add .u32|.s32|.u64|.f32|.f64",
+        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .and|.or|.xor {@hint} .b32|.b64",
     ),
-    (Op::Red, "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .add .noftz @f16"),
     (
         Op::Red,
-        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .min|.max .u32|.s32|.u64|.s64",
+        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .add {@hint} .u32|.s32|.u64|.f32|.f64",
     ),
-    (Op::Red, "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta} .inc|.dec .u32"),
+    (
+        Op::Red,
+        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .add .noftz {@hint} @f16",
+    ),
+    (
+        Op::Red,
+        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .min|.max {@hint} .u32|.s32|.u64|.s64",
+    ),
+    (
+        Op::Red,
+        "red {.relaxed|.release} {@scope} {.global|.shared|.shared::cta|.shared::cluster} .inc|.dec {@hint} .u32",
+    ),
     (Op::Vote, "vote .sync .all|.any|.uni .pred"),
     (Op::Vote, "vote .sync .ballot .b32"),
     (Op::Match, "match .any|.all .sync .b32|.b64"),
@@ -319,9 +380,27 @@ const FORMS: &[(Op, &str)] = &[
     (Op::Mma, "mma .sync .aligned .m16n8k16|.m16n8k8 .row .col .f16 .f16 .f16 .f16"),
     (Op::Mma, "mma .sync .aligned .m16n8k8|.m16n8k4 .row .col .f32 .tf32 .tf32 .f32"),
     (Op::Mma, "mma .sync .aligned .m16n8k32|.m16n8k16 .row .col {.satfinite} .s32 .s8|.u8 .s8|.u8 .s32"),
+    (Op::Mma, "mma .sync .aligned .m8n8k4 .row .col {.rn} .f64 .f64 .f64 .f64"),
+    (Op::WmmaLoad, "wmma .load .a|.b .sync .aligned .row|.col @wmma {@wspace} .f16|.bf16|.s8|.u8"),
+    (Op::WmmaLoad, "wmma .load .a|.b .sync .aligned .row|.col .m16n16k8 {@wspace} .tf32"),
+    (Op::WmmaLoad, "wmma .load .a|.b|.c .sync .aligned .row|.col .m8n8k4 {@wspace} .f64"),
+    (Op::WmmaLoad, "wmma .load .c .sync .aligned .row|.col @wmma {@wspace} .f16|.f32|.s32"),
+    (Op::WmmaLoad, "wmma .load .c .sync .aligned .row|.col .m16n16k8 {@wspace} .f32"),
+    (Op::WmmaStore, "wmma .store .d .sync .aligned .row|.col @wmma {@wspace} .f16|.f32|.s32"),
+    (Op::WmmaStore, "wmma .store .d .sync .aligned .row|.col .m16n16k8 {@wspace} .f32"),
+    (Op::WmmaStore, "wmma .store .d .sync .aligned .row|.col .m8n8k4 {@wspace} .f64"),
+    (Op::WmmaMma, "wmma .mma .sync .aligned .row|.col .row|.col @wmma .f16|.f32 .f16|.f32"),
+    (Op::WmmaMma, "wmma .mma .sync .aligned .row|.col .row|.col @wmma .f32 .bf16 .bf16 .f32"),
+    (Op::WmmaMma, "wmma .mma .sync .aligned .row|.col .row|.col .m16n16k8 .f32 .tf32 .tf32 .f32"),
+    (Op::WmmaMma, "wmma .mma .sync .aligned .row|.col .row|.col @wmma .s32 .s8 .s8 .s32 {.satfinite}"),
+    (Op::WmmaMma, "wmma .mma .sync .aligned .row|.col .row|.col @wmma .s32 .u8 .u8 .s32 {.satfinite}"),
+    (Op::WmmaMma, "wmma .mma .sync .aligned .row|.col .row|.col .m8n8k4 {.rn} .f64 .f64 .f64 .f64"),
     (Op::Ldmatrix, "ldmatrix .sync .aligned .m8n8 .x1|.x2|.x4 {.trans} {.shared|.shared::cta} .b16"),
     (Op::Movmatrix, "movmatrix .sync .aligned .m8n8 .trans .b16"),
     // 9.7.19 miscellaneous
+    (Op::Alloca, "alloca .u32|.u64"),
+    (Op::StackSave, "stacksave .u32|.u64"),
+    (Op::StackRestore, "stackrestore .u32|.u64"),
     (Op::Trap, "trap"),
     (Op::Brkpt, "brkpt"),
     (Op::Nanosleep, "nanosleep .u32"),
@@ -343,7 +422,7 @@ fn forms() -> &'static HashMap<&'static str, Vec<Form>> {
     static TABLE: OnceLock<HashMap<&'static str, Vec<Form>>> = OnceLock::new();
     TABLE.get_or_init(|| {
         let mut table: HashMap<&'static str, Vec<Form>> = HashMap::new();
-        for &(op, pattern) in FORMS {
+        for &(op, pattern) in FORMS.iter().chain(super::table_hopper::FORMS) {
             let mut words = pattern.split_whitespace();
             let roots = words.next().unwrap_or_default();
             for root in roots.split('|') {
@@ -361,7 +440,8 @@ fn group(word: &'static str) -> Group {
     for part in inner.unwrap_or(word).split('|') {
         match part.strip_prefix('@') {
             Some(name) => {
-                let set = SETS.iter().find(|(n, _)| *n == name).map(|(_, s)| *s).unwrap_or_default();
+                let mut sets = SETS.iter().chain(super::table_hopper::SETS);
+                let set = sets.find(|(n, _)| *n == name).map(|(_, s)| *s).unwrap_or_default();
                 alternatives.extend(set.split('|').map(|a| &a[1..]));
             }
             None => alternatives.push(&part[1..]),
@@ -374,6 +454,8 @@ fn group(word: &'static str) -> Group {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
     pub op: Op,
+    /// The instruction as written, for messages.
+    pub written: String,
     /// The modifiers in the order of the form's groups.
     pub mods: Vec<&'static str>,
 }
@@ -396,8 +478,7 @@ impl Decoded {
 
 impl std::fmt::Display for Decoded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", format!("{:?}", self.op).to_ascii_lowercase())?;
-        self.mods.iter().try_for_each(|m| write!(f, ".{m}"))
+        write!(f, "{}", self.written)
     }
 }
 
@@ -405,21 +486,21 @@ impl std::fmt::Display for Decoded {
 ///
 /// # Errors
 /// A sentence without position: the root is unknown, or no form of it has these modifiers (the nearest are listed).
-pub fn decode(root: &str, mods: &[String]) -> Result<Decoded, String> {
+pub fn decode(root: &str, mods: &[&str]) -> Result<Decoded, String> {
     let written = || format!("{root}{}", mods.iter().map(|m| format!(".{m}")).collect::<String>());
     let Some(forms) = forms().get(root) else {
         return Err(format!("unknown instruction `{}`", written()));
     };
     for form in forms {
         if let Some(mods) = claim(form, mods) {
-            return Ok(Decoded { op: form.op, mods });
+            return Ok(Decoded { op: form.op, written: written(), mods });
         }
     }
     let known: Vec<&str> = forms.iter().map(|f| f.pattern).collect();
     Err(format!("unknown form `{}`; forms known: {}", written(), known.join(" ; ")))
 }
 
-fn claim(form: &Form, mods: &[String]) -> Option<Vec<&'static str>> {
+fn claim(form: &Form, mods: &[&str]) -> Option<Vec<&'static str>> {
     let mut claimed = vec![false; mods.len()];
     let mut out = Vec::with_capacity(mods.len());
     for group in &form.groups {
@@ -428,7 +509,7 @@ fn claim(form: &Form, mods: &[String]) -> Option<Vec<&'static str>> {
                 alternative
                     .split('.')
                     .enumerate()
-                    .all(|(k, part)| mods.get(i + k).is_some_and(|m| m == part) && !claimed[i + k])
+                    .all(|(k, part)| mods.get(i + k).is_some_and(|m| *m == part) && !claimed[i + k])
             })?;
             Some((i, *choice))
         });
@@ -451,12 +532,12 @@ mod tests {
     fn form(text: &str) -> Result<Decoded, String> {
         let mut parts = text.split('.');
         let root = parts.next().unwrap();
-        decode(root, &parts.map(str::to_string).collect::<Vec<_>>())
+        decode(root, &parts.collect::<Vec<_>>())
     }
 
     #[test]
     fn every_set_and_alternative_is_well_formed() {
-        for (_, pattern) in FORMS {
+        for (_, pattern) in FORMS.iter().chain(super::super::table_hopper::FORMS) {
             for word in pattern.split_whitespace().skip(1) {
                 let group = group(word);
                 assert!(!group.alternatives.is_empty(), "{pattern}: {word}");

@@ -1,6 +1,7 @@
 //! Shared by the tests: a device with a module, and typed buffers.
 #![allow(dead_code)] // each test file uses a part
 
+use handloom_emulator::tensormap::{Tiled, encode_tiled};
 use handloom_emulator::{Arg, Device, LaunchConfig, LaunchReport, Loaded, Module, Options};
 
 pub struct Run {
@@ -96,4 +97,33 @@ pub fn assert_close(found: &[f32], expected: &[f64], atol: f64, rtol: f64) {
         let ok = f as f64 == e || (f as f64 - e).abs() <= atol + rtol * e.abs();
         assert!(ok, "element {i}: {f:e}, expected {e:e}");
     }
+}
+
+/// A tensor map of a dense tensor, as an argument: the driver's numbers for type and swizzle, bytes of an element.
+pub fn tensor_map(
+    data_type: u32,
+    address: u64,
+    dims: &[u64],
+    boxes: &[u32],
+    swizzle: u32,
+    bytes: u64,
+) -> Arg {
+    let mut strides = Vec::new();
+    dims[..dims.len() - 1].iter().fold(bytes, |stride, d| {
+        strides.push(stride * d);
+        stride * d
+    });
+    let tiled = Tiled {
+        data_type,
+        address,
+        dims,
+        strides: &strides,
+        box_dims: boxes,
+        element_strides: &vec![1; dims.len()],
+        interleave: 0,
+        swizzle,
+        l2_promotion: 0,
+        oob_fill: 0,
+    };
+    Arg(encode_tiled(&tiled).unwrap().to_vec())
 }
