@@ -39,6 +39,17 @@ impl DType {
         }
     }
 
+    /// The same type as the kernels name it.
+    pub const fn elem(self) -> handloom_kernels::elem::Elem {
+        use handloom_kernels::elem::Elem;
+        match self {
+            DType::F32 => Elem::F32,
+            DType::F16 => Elem::F16,
+            DType::BF16 => Elem::BF16,
+            DType::I32 => Elem::I32,
+        }
+    }
+
     /// The name used in files and messages.
     pub const fn name(self) -> &'static str {
         match self {

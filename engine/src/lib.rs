@@ -17,11 +17,14 @@
 //! ```
 
 pub mod cards;
+pub mod check;
 pub mod cpu;
 pub mod device;
 pub mod dtype;
 pub mod error;
+mod memory;
 pub mod ops;
+pub mod optimizer;
 pub mod philox;
 pub mod profile;
 pub mod storage;

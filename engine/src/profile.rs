@@ -2,11 +2,15 @@
 //!
 //! Ops open a [`scope`]; the tape opens one around each backward. A scope's time excludes the scopes inside it, so the rows of
 //! a report add up to what was measured. Off by default, and then one relaxed load per op.
+//!
+//! A scope also names who allocates device memory inside it, for out-of-memory errors; that is always on.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use handloom_kernels::arena::set_owner;
 
 /// Forward, backward, or neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,20 +56,26 @@ pub fn take() -> BTreeMap<(&'static str, Pass), Entry> {
 }
 
 /// An open scope; ends when dropped.
-pub struct Scope(Option<(&'static str, Pass)>);
+pub struct Scope {
+    /// None when nothing is recorded.
+    key: Option<(&'static str, Pass)>,
+    outer_owner: &'static str,
+}
 
 /// Opens a scope.
 pub fn scope(op: &'static str, pass: Pass) -> Scope {
+    let outer_owner = set_owner(op);
     if !ENABLED.load(Ordering::Relaxed) {
-        return Scope(None);
+        return Scope { key: None, outer_owner };
     }
     RECORDER.with_borrow_mut(|recorder| recorder.open.push((Instant::now(), Duration::ZERO)));
-    Scope(Some((op, pass)))
+    Scope { key: Some((op, pass)), outer_owner }
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        let Some(key) = self.0 else { return };
+        set_owner(self.outer_owner);
+        let Some(key) = self.key else { return };
         RECORDER.with_borrow_mut(|recorder| {
             let Some((started, inner)) = recorder.open.pop() else { return };
             let whole = started.elapsed();

@@ -25,6 +25,7 @@ struct Node {
     op: &'static str,
     shape: Vec<usize>,
     grad_dtype: DType,
+    device: Device,
     /// None for a leaf, and once the closure has run.
     backward: Option<Backward>,
 }
@@ -52,6 +53,8 @@ pub struct Tape(Arc<Mutex<Inner>>);
 pub struct Gradients {
     tape: Tape,
     slots: Vec<Option<Tensor>>,
+    /// Memory that awaits the first gradient of a tensor, by id.
+    places: Vec<Option<Tensor>>,
 }
 
 impl Default for Tape {
@@ -77,7 +80,13 @@ impl Tape {
         backward: Option<Backward>,
     ) -> Tensor {
         let mut inner = lock(&self.0);
-        inner.nodes.push(Node { op, shape: value.shape().to_vec(), grad_dtype, backward });
+        inner.nodes.push(Node {
+            op,
+            shape: value.shape().to_vec(),
+            grad_dtype,
+            device: value.device(),
+            backward,
+        });
         let var = Var { tape: Arc::downgrade(&self.0), id: inner.nodes.len() - 1 };
         let mut value = value.clone();
         value.var = Some(var);
@@ -105,7 +114,7 @@ impl Tape {
 
     /// An empty set of gradients for this tape; [`Gradients::set`] puts in gradients to be added to.
     pub fn gradients(&self) -> Gradients {
-        Gradients { tape: self.clone(), slots: Vec::new() }
+        Gradients { tape: self.clone(), slots: Vec::new(), places: Vec::new() }
     }
 
     /// Runs the tape backwards from `output` with the upstream gradient `dout`, adding to `grads`. Afterwards `grads`
@@ -260,13 +269,46 @@ impl Gradients {
         }
     }
 
-    /// Adds a finished gradient. The first one is kept without a copy.
+    /// Names the memory that a tensor's first gradient is written to, whatever it holds: gradients then have the same addresses in
+    /// every step, which a captured graph needs.
+    ///
+    /// # Errors
+    /// [`Error::Tape`] when it does not fit the tensor.
+    pub fn place(&mut self, id: GradId, memory: Tensor) -> Result<()> {
+        let Some(id) = id else { return Ok(()) };
+        let node = &lock(&self.tape.0).nodes[id];
+        if node.shape != memory.shape() || node.grad_dtype != memory.dtype() || node.device != memory.device()
+        {
+            return Err(Error::Tape(format!(
+                "{memory:?} is no place for a gradient {:?} of {} on {}",
+                node.shape, node.grad_dtype, node.device
+            )));
+        }
+        if id >= self.places.len() {
+            self.places.resize(id + 1, None);
+        }
+        self.places[id] = Some(memory);
+        Ok(())
+    }
+
+    fn take_place(&mut self, id: usize) -> Option<Tensor> {
+        self.places.get_mut(id)?.take()
+    }
+
+    /// Adds a finished gradient. The first one is kept without a copy, unless it has a place.
     pub fn add(&mut self, id: GradId, grad: Tensor) -> Result<()> {
         let Some(id) = id else { return Ok(()) };
         match self.slot(id).take() {
             None => {
                 let wanted = lock(&self.tape.0).nodes[id].grad_dtype;
                 let grad = if grad.dtype() == wanted { grad } else { crate::ops::cast::cast(&grad, wanted)? };
+                let grad = match self.take_place(id) {
+                    Some(mut place) => {
+                        place.assign(&grad.to_contiguous()?)?;
+                        place
+                    }
+                    None => grad,
+                };
                 *self.slot(id) = Some(grad);
             }
             Some(mut sum) => {
@@ -283,17 +325,36 @@ impl Gradients {
     where
         F: FnOnce(&mut Tensor, bool) -> Result<()>,
     {
-        let Some(id) = id else { return Ok(()) };
-        let (mut buffer, accumulate) = match self.slot(id).take() {
-            Some(sum) => (sum, true),
-            None => {
-                let inner = lock(&self.tape.0);
-                let node = &inner.nodes[id];
-                (Tensor::empty(&node.shape, node.grad_dtype, Device::Cpu), false)
-            }
-        };
+        let Some((mut buffer, accumulate)) = self.begin(id)? else { return Ok(()) };
         f(&mut buffer, accumulate)?;
-        *self.slot(id) = Some(buffer);
+        self.finish(id, buffer)
+    }
+
+    /// Takes out the buffer that a gradient is written to and whether it is added to, for ops that write several gradients at once;
+    /// [`Gradients::finish`] puts it back. `None` when the tensor needs no gradient.
+    pub(crate) fn begin(&mut self, id: GradId) -> Result<Option<(Tensor, bool)>> {
+        let Some(id) = id else { return Ok(None) };
+        if let Some(sum) = self.slot(id).take() {
+            return Ok(Some((sum, true)));
+        }
+        if let Some(place) = self.take_place(id) {
+            return Ok(Some((place, false)));
+        }
+        let inner = lock(&self.tape.0);
+        let node = &inner.nodes[id];
+        Ok(Some((Tensor::empty(&node.shape, node.grad_dtype, node.device)?, false)))
+    }
+
+    /// Puts back what [`Gradients::begin`] took out. Two inputs of an op may be one tensor: then both gradients count.
+    pub(crate) fn finish(&mut self, id: GradId, buffer: Tensor) -> Result<()> {
+        let Some(id) = id else { return Ok(()) };
+        match self.slot(id).take() {
+            None => *self.slot(id) = Some(buffer),
+            Some(mut sum) => {
+                add_in_place(&mut sum, &buffer)?;
+                *self.slot(id) = Some(sum);
+            }
+        }
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ pub mod layernorm;
 pub mod linear;
 pub mod matmul;
 pub mod reduce;
+pub mod rmsnorm;
 pub mod softmax;
 pub mod view;
 
@@ -224,6 +225,7 @@ pub static ALL: &[&Card] = &[
     &softmax::CARD,
     &layernorm::CARD,
     &layernorm::RESIDUAL,
+    &rmsnorm::CARD,
     &gelu::TANH,
     &gelu::ERF,
     &attention::CAUSAL,

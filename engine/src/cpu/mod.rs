@@ -15,5 +15,6 @@ pub mod layernorm;
 pub mod linear_cross_entropy;
 pub mod matmul;
 pub mod parallel;
+pub mod rmsnorm;
 pub mod simd;
 pub mod softmax;

@@ -45,6 +45,15 @@ pub enum Level {
     Avx512,
 }
 
+/// The name of the instruction set in use.
+pub fn name() -> &'static str {
+    match level() {
+        Level::Baseline => "baseline",
+        Level::Avx2 => "AVX2",
+        Level::Avx512 => "AVX-512",
+    }
+}
+
 /// The best level of this CPU.
 #[inline]
 pub fn level() -> Level {

@@ -32,7 +32,8 @@ simd! {
             *s = x.to_f32() * scale;
         }
         let (_, sum) = exp_row(scratch);
-        let inverse = 1.0 / sum;
+        // A row of -infinity has nothing to share out: 0, not NaN.
+        let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
         for (o, s) in out.iter_mut().zip(scratch.iter()) {
             *o = E::from_f32(*s * inverse);
         }

@@ -1,8 +1,11 @@
 //! Multi-head scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2), never holding the
 //! T x T weights of more than a few queries.
 
+use handloom_kernels::attention as launcher;
+use handloom_kernels::dropout::Draws;
+
 use crate::cpu::attention::{Attention as Kernel, Heads, HeadsMut};
-use crate::device::Device;
+use crate::device::{Device, Gpu};
 use crate::dispatch_float;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
@@ -51,54 +54,70 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Res
     if q.numel() == 0 || k.numel() == 0 {
         // Nothing attends, or nothing is there to be attended to: zeros, and zero gradients.
         let inputs = [q, k, v].map(|x| (x.grad_id(), x.shape().to_vec(), x.dtype(), x.device()));
-        let out = Tensor::zeros(q.shape(), q.dtype(), q.device());
+        let out = Tensor::zeros(q.shape(), q.dtype(), q.device())?;
         return Ok(record(OP, &[q, k, v], out, move |_, grads| {
             inputs.into_iter().try_for_each(|(id, shape, dtype, device)| {
-                grads.add(id, Tensor::zeros(&shape, dtype, device))
+                grads.add(id, Tensor::zeros(&shape, dtype, device)?)
             })
         }));
     }
-    let (q, k, v) = (with_contiguous_heads(q), with_contiguous_heads(k), with_contiguous_heads(v));
-    let mut out = Tensor::empty(q.shape(), q.dtype(), q.device());
-    let mut lse = vec![0.0f32; batch * heads * queries];
-    let options = options.clone();
-    dispatch_float!(q.dtype(), OP, "q", |E| {
-        let kernel = sizes.kernel(&options, mask.as_deref());
-        match q.device() {
-            Device::Cpu => kernel.forward(
+    let (q, k, v) = (with_contiguous_heads(q)?, with_contiguous_heads(k)?, with_contiguous_heads(v)?);
+    let mut out = Tensor::empty(q.shape(), q.dtype(), q.device())?;
+    let mut lse = Tensor::empty(&[batch, heads, queries], DType::F32, q.device())?;
+    let options = Attention { key_mask: mask, ..options.clone() };
+    match q.device() {
+        Device::Cpu => dispatch_float!(q.dtype(), OP, "q", |E| {
+            sizes.kernel(&options)?.forward(
                 out.slice_mut::<E>()?,
-                &mut lse,
+                lse.slice_mut()?,
                 heads_of(&q)?,
                 heads_of::<E>(&k)?,
                 heads_of(&v)?,
-            ),
-        }
-        Ok(())
-    })?;
+            );
+            Ok(())
+        })?,
+        Device::Cuda(gpu) => sizes.launcher(&gpu, &options)?.forward(
+            &gpu,
+            out.cuda_slice_mut()?,
+            lse.cuda_slice_mut()?,
+            cuda_heads_of(&q)?,
+            cuda_heads_of(&k)?,
+            cuda_heads_of(&v)?,
+        )?,
+    }
     let ids = [q.grad_id(), k.grad_id(), v.grad_id()];
     let (sq, sk, sv, sout) = (q.detach(), k.detach(), v.detach(), out.clone());
     Ok(record(OP, &[&q, &k, &v], out, move |dout, grads| {
         let like = |x: &Tensor| Tensor::empty(x.shape(), x.dtype(), x.device());
-        let (mut dq, mut dk, mut dv) = (like(&sq), like(&sk), like(&sv));
-        dispatch_float!(sq.dtype(), OP, "q", |E| {
-            let kernel = sizes.kernel(&options, mask.as_deref());
-            let row = heads * head_size;
-            match sq.device() {
-                Device::Cpu => kernel.backward(
+        let (mut dq, mut dk, mut dv) = (like(&sq)?, like(&sk)?, like(&sv)?);
+        let row = heads * head_size;
+        match sq.device() {
+            Device::Cpu => dispatch_float!(sq.dtype(), OP, "q", |E| {
+                sizes.kernel(&options)?.backward(
                     &HeadsMut::new(dq.slice_mut::<E>()?, 0, queries * row, row),
                     &HeadsMut::new(dk.slice_mut::<E>()?, 0, keys * row, row),
                     &HeadsMut::new(dv.slice_mut::<E>()?, 0, keys * row, row),
                     dout.slice::<E>()?,
                     sout.slice::<E>()?,
-                    &lse,
+                    lse.slice()?,
                     heads_of(&sq)?,
                     heads_of(&sk)?,
                     heads_of(&sv)?,
                     false,
-                ),
+                );
+                Ok(())
+            })?,
+            Device::Cuda(gpu) => {
+                let gradients = launcher::Gradients::Apart {
+                    dq: cuda_gradient(&mut dq, queries)?,
+                    dk: cuda_gradient(&mut dk, keys)?,
+                    dv: cuda_gradient(&mut dv, keys)?,
+                };
+                let saved = saved_of(&sout, &lse, &dout)?;
+                let (q, k, v) = (cuda_heads_of(&sq)?, cuda_heads_of(&sk)?, cuda_heads_of(&sv)?);
+                sizes.launcher(&gpu, &options)?.backward(gpu.gpu(), gradients, None, saved, q, k, v, false)?
             }
-            Ok(())
-        })?;
+        }
         for (id, grad) in ids.into_iter().zip([dq, dk, dv]) {
             grads.add(id, grad)?;
         }
@@ -124,10 +143,10 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &Attention) -> Resu
     let (cols, head_size) = (packed / 3, packed / (3 * heads));
     let sizes = Sizes { batch, heads, queries: time, keys: time, head_size };
     let mask = check(&sizes, options)?;
-    let qkv = qkv.to_contiguous();
-    let mut out = Tensor::empty(&[batch, time, cols], qkv.dtype(), qkv.device());
-    let mut lse = vec![0.0f32; batch * heads * time];
-    let options = options.clone();
+    let qkv = qkv.to_contiguous()?;
+    let mut out = Tensor::empty(&[batch, time, cols], qkv.dtype(), qkv.device())?;
+    let mut lse = Tensor::empty(&[batch, heads, time], DType::F32, qkv.device())?;
+    let options = Attention { key_mask: mask, ..options.clone() };
     fn parts<E: Float>(data: &[E], time: usize, cols: usize) -> [Heads<'_, E>; 3] {
         let part =
             |i: usize| Heads { data: &data[i * cols..], batch_stride: time * 3 * cols, row_stride: 3 * cols };
@@ -137,31 +156,38 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &Attention) -> Resu
         let (id, saved) = (qkv.grad_id(), qkv.detach());
         return Ok(record(OP, &[&qkv], out, move |_, grads| grads.add(id, saved)));
     }
-    dispatch_float!(qkv.dtype(), OP, "qkv", |E| {
-        let [q, k, v] = parts(qkv.slice::<E>()?, time, cols);
-        match qkv.device() {
-            Device::Cpu => {
-                sizes.kernel(&options, mask.as_deref()).forward(out.slice_mut::<E>()?, &mut lse, q, k, v);
-            }
+    match qkv.device() {
+        Device::Cpu => dispatch_float!(qkv.dtype(), OP, "qkv", |E| {
+            let [q, k, v] = parts(qkv.slice::<E>()?, time, cols);
+            sizes.kernel(&options)?.forward(out.slice_mut::<E>()?, lse.slice_mut()?, q, k, v);
+            Ok(())
+        })?,
+        Device::Cuda(gpu) => {
+            let [q, k, v] = cuda_parts(&qkv, time, cols)?;
+            let kernel = sizes.launcher(&gpu, &options)?;
+            kernel.forward(&gpu, out.cuda_slice_mut()?, lse.cuda_slice_mut()?, q, k, v)?
         }
-        Ok(())
-    })?;
+    }
     let (id, saved, saved_out) = (qkv.grad_id(), qkv.detach(), out.clone());
     Ok(record(OP, &[&qkv], out, move |dout, grads| {
-        grads.write(id, |dqkv, accumulate| {
-            dispatch_float!(saved.dtype(), OP, "qkv", |E| {
+        grads.write(id, |dqkv, accumulate| match saved.device() {
+            Device::Cpu => dispatch_float!(saved.dtype(), OP, "qkv", |E| {
                 let [q, k, v] = parts(saved.slice::<E>()?, time, cols);
                 let dqkv = dqkv.slice_mut::<E>()?;
                 let [dq, dk, dv] =
                     [0, 1, 2].map(|i| HeadsMut::new(dqkv, i * cols, time * 3 * cols, 3 * cols));
-                let (dout, out) = (dout.slice::<E>()?, saved_out.slice::<E>()?);
-                match saved.device() {
-                    Device::Cpu => sizes
-                        .kernel(&options, mask.as_deref())
-                        .backward(&dq, &dk, &dv, dout, out, &lse, q, k, v, accumulate),
-                }
+                let (dout, out, lse) = (dout.slice::<E>()?, saved_out.slice::<E>()?, lse.slice()?);
+                let kernel = sizes.kernel(&options)?;
+                kernel.backward(&dq, &dk, &dv, dout, out, lse, q, k, v, accumulate);
                 Ok(())
-            })
+            }),
+            Device::Cuda(gpu) => {
+                let gradients = launcher::Gradients::Packed(dqkv.cuda_slice_mut()?);
+                let [q, k, v] = cuda_parts(&saved, time, cols)?;
+                let saved = saved_of(&saved_out, &lse, &dout)?;
+                let kernel = sizes.launcher(&gpu, &options)?;
+                Ok(kernel.backward(gpu.gpu(), gradients, None, saved, q, k, v, accumulate)?)
+            }
         })
     }))
 }
@@ -176,18 +202,39 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn kernel<'a>(&self, options: &Attention, key_mask: Option<&'a [i32]>) -> Kernel<'a> {
-        Kernel {
+    fn scale(&self, options: &Attention) -> f32 {
+        options.scale.unwrap_or(1.0 / (self.head_size as f32).sqrt())
+    }
+
+    fn kernel<'a>(&self, options: &'a Attention) -> Result<Kernel<'a>> {
+        Ok(Kernel {
             batch: self.batch,
             heads: self.heads,
             queries: self.queries,
             keys: self.keys,
             head_size: self.head_size,
             causal: options.causal,
-            scale: options.scale.unwrap_or(1.0 / (self.head_size as f32).sqrt()),
+            scale: self.scale(options),
             dropout: options.dropout.filter(|(drop_prob, _)| *drop_prob > 0.0),
-            key_mask,
-        }
+            key_mask: options.key_mask.as_ref().map(|mask| mask.slice()).transpose()?,
+        })
+    }
+
+    fn launcher<'a>(&self, gpu: &'a Gpu, options: &'a Attention) -> Result<launcher::Attention<'a>> {
+        Ok(launcher::Attention {
+            batch: self.batch,
+            heads: self.heads,
+            queries: self.queries,
+            keys: self.keys,
+            head_size: self.head_size,
+            causal: options.causal,
+            scale: self.scale(options),
+            dropout: options.dropout.map(|(drop_prob, Stream { seed, stream, step })| {
+                (drop_prob, Draws { seed, stream, step, device_step: Some(gpu.draw_step()) })
+            }),
+            key_mask: options.key_mask.as_ref().map(|mask| mask.cuda_slice()).transpose()?,
+            bias: None,
+        })
     }
 }
 
@@ -200,8 +247,8 @@ fn dims4(x: &Tensor, what: &str) -> Result<[usize; 4]> {
     })
 }
 
-/// Validates the options; returns the key mask's values.
-fn check(sizes: &Sizes, options: &Attention) -> Result<Option<Vec<i32>>> {
+/// Validates the options; returns the key mask without gaps.
+fn check(sizes: &Sizes, options: &Attention) -> Result<Option<Tensor>> {
     const OP: &str = "attention";
     if options.causal && sizes.keys < sizes.queries {
         let message =
@@ -219,17 +266,42 @@ fn check(sizes: &Sizes, options: &Attention) -> Result<Option<Vec<i32>>> {
     if mask.dtype() != DType::I32 {
         return Err(Error::DType { op: OP, what: "key_mask", expected: "i32", got: mask.dtype() });
     }
-    Ok(Some(mask.to_contiguous().slice::<i32>()?.to_vec()))
+    Ok(Some(mask.to_contiguous()?.detach()))
 }
 
 /// The kernel takes any batch and row strides, but each row's heads side by side.
-fn with_contiguous_heads(x: &Tensor) -> Tensor {
+fn with_contiguous_heads(x: &Tensor) -> Result<Tensor> {
     match x.strides() {
-        [_, _, head, 1] if *head == x.shape()[3] => x.clone(),
+        [_, _, head, 1] if *head == x.shape()[3] => Ok(x.clone()),
         _ => x.to_contiguous(),
     }
 }
 
 fn heads_of<E: Float>(x: &Tensor) -> Result<Heads<'_, E>> {
     Ok(Heads { data: x.strided::<E>()?, batch_stride: x.strides()[0], row_stride: x.strides()[1] })
+}
+
+fn cuda_heads_of(x: &Tensor) -> Result<launcher::Heads<'_>> {
+    let [batch_stride, row_stride] = [x.strides()[0], x.strides()[1]];
+    Ok(launcher::Heads { data: x.cuda_strided()?, batch_stride, row_stride })
+}
+
+/// q, k and v of a packed projection.
+fn cuda_parts(qkv: &Tensor, time: usize, cols: usize) -> Result<[launcher::Heads<'_>; 3]> {
+    let data = qkv.cuda_slice()?;
+    Ok([0, 1, 2].map(|part| launcher::Heads {
+        data: data.offset(part * cols),
+        batch_stride: time * 3 * cols,
+        row_stride: 3 * cols,
+    }))
+}
+
+/// A contiguous gradient (B, T, NH, HS).
+fn cuda_gradient(x: &mut Tensor, time: usize) -> Result<launcher::HeadsMut<'_>> {
+    let row_stride = x.shape()[2] * x.shape()[3];
+    Ok(launcher::HeadsMut { data: x.cuda_slice_mut()?, batch_stride: time * row_stride, row_stride })
+}
+
+fn saved_of<'a>(out: &'a Tensor, lse: &'a Tensor, dout: &'a Tensor) -> Result<launcher::Saved<'a>> {
+    Ok(launcher::Saved { out: out.cuda_slice()?, lse: lse.cuda_slice()?, dout: dout.cuda_slice()? })
 }

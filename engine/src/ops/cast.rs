@@ -17,16 +17,19 @@ pub fn cast(inp: &Tensor, dtype: DType) -> Result<Tensor> {
     if inp.dtype() == dtype {
         return Ok(inp.clone());
     }
-    let inp = inp.to_contiguous();
-    let mut out = Tensor::empty(inp.shape(), dtype, inp.device());
-    dispatch_float!(inp.dtype(), "cast", "inp", |A| {
-        dispatch_float!(dtype, "cast", "result", |B| {
-            match inp.device() {
-                Device::Cpu => kernel::cast(out.slice_mut::<B>()?, inp.slice::<A>()?, false),
-            }
-            Ok(())
-        })
-    })?;
+    let inp = inp.to_contiguous()?;
+    let mut out = Tensor::empty(inp.shape(), dtype, inp.device())?;
+    match inp.device() {
+        Device::Cpu => dispatch_float!(inp.dtype(), "cast", "inp", |A| {
+            dispatch_float!(dtype, "cast", "result", |B| {
+                kernel::cast(out.slice_mut::<B>()?, inp.slice::<A>()?, false);
+                Ok(())
+            })
+        })?,
+        Device::Cuda(gpu) => {
+            handloom_kernels::cast::cast(&gpu, out.cuda_slice_mut()?, inp.cuda_slice()?, false)?
+        }
+    }
     let (id, from) = (inp.grad_id(), inp.dtype());
     Ok(record("cast", &[&inp], out, move |dout, grads| grads.add(id, cast(&dout, from)?)))
 }

@@ -1,5 +1,7 @@
 //! Dropout (Srivastava et al. 2014), scaled at training time.
 
+use handloom_kernels::dropout as launcher;
+
 use crate::cpu::dropout as kernel;
 use crate::device::Device;
 use crate::dispatch_float;
@@ -19,7 +21,7 @@ pub fn dropout(inp: &Tensor, drop_prob: f32, stream: Stream) -> Result<Tensor> {
     if drop_prob == 0.0 {
         return Ok(inp.clone());
     }
-    let inp = inp.to_contiguous();
+    let inp = inp.to_contiguous()?;
     let out = apply(&inp, drop_prob, stream)?;
     let id = inp.grad_id();
     Ok(record("dropout", &[&inp], out, move |dout, grads| grads.add(id, apply(&dout, drop_prob, stream)?)))
@@ -33,12 +35,17 @@ pub(crate) fn check_drop_prob(op: &'static str, drop_prob: f32) -> Result<()> {
 }
 
 fn apply(inp: &Tensor, drop_prob: f32, stream: Stream) -> Result<Tensor> {
-    let mut out = Tensor::empty(inp.shape(), inp.dtype(), inp.device());
-    dispatch_float!(inp.dtype(), "dropout", "inp", |E| {
-        match inp.device() {
-            Device::Cpu => kernel::apply(out.slice_mut::<E>()?, inp.slice::<E>()?, drop_prob, stream, false),
+    let mut out = Tensor::empty(inp.shape(), inp.dtype(), inp.device())?;
+    match inp.device() {
+        Device::Cpu => dispatch_float!(inp.dtype(), "dropout", "inp", |E| {
+            kernel::apply(out.slice_mut::<E>()?, inp.slice::<E>()?, drop_prob, stream, false);
+            Ok(())
+        })?,
+        Device::Cuda(gpu) => {
+            let Stream { seed, stream, step } = stream;
+            let draws = launcher::Draws { seed, stream, step, device_step: Some(gpu.draw_step()) };
+            launcher::apply(&gpu, out.cuda_slice_mut()?, inp.cuda_slice()?, drop_prob, draws, false)?;
         }
-        Ok(())
-    })?;
+    }
     Ok(out)
 }

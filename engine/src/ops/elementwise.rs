@@ -1,8 +1,11 @@
 //! Elementwise arithmetic with broadcasting.
 
+use handloom_kernels::elementwise as launcher;
+
 use crate::cpu::elementwise::{self as kernel, Binary};
-use crate::device::Device;
+use crate::device::{Cuda, Device};
 use crate::dispatch_float;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tape::record;
 use crate::tensor::{Tensor, contiguous_strides};
@@ -38,9 +41,25 @@ fn binary(op: &'static str, a: &Tensor, b: &Tensor, kind: Binary) -> Result<Tens
     let _time = crate::profile::scope(op, crate::profile::Pass::Forward);
     super::same_dtype(op, "rhs", a, b)?;
     let shape = broadcast_shape(op, a.shape(), b.shape())?;
-    let (a, b) = (a.to_contiguous(), b.to_contiguous());
-    let mut out = Tensor::empty(&shape, a.dtype(), a.device());
+    let (a, b) = (a.to_contiguous()?, b.to_contiguous()?);
+    let mut out = Tensor::empty(&shape, a.dtype(), a.device())?;
     match out.device() {
+        Device::Cuda(gpu) => {
+            let kind = match kind {
+                Binary::Add => launcher::Binary::Add,
+                Binary::Sub => launcher::Binary::Sub,
+                Binary::Mul => launcher::Binary::Mul,
+            };
+            let (a_data, b_data) = (a.cuda_slice()?, b.cuda_slice()?);
+            if a.shape() == b.shape() {
+                launcher::binary(&gpu, kind, out.cuda_slice_mut()?, a_data, b_data)?;
+            } else {
+                let (a_strides, b_strides) =
+                    (broadcast_strides(a.shape(), &shape), broadcast_strides(b.shape(), &shape));
+                let out = out.cuda_slice_mut()?;
+                launcher::broadcast(&gpu, kind, out, &shape, a_data, &a_strides, b_data, &b_strides)?;
+            }
+        }
         Device::Cpu => dispatch_float!(a.dtype(), op, "lhs", |E| {
             let (a_data, b_data) = (a.slice::<E>()?, b.slice::<E>()?);
             if a.shape() == b.shape() {
@@ -91,9 +110,12 @@ fn sum_to_shape(op: &'static str, grad: Tensor, shape: &[usize]) -> Result<Tenso
     if grad.shape() == shape {
         return Ok(grad);
     }
+    if let Device::Cuda(gpu) = grad.device() {
+        return sum_to_shape_cuda(gpu, &grad, shape);
+    }
     let mut sums = vec![0.0f32; shape.iter().product()];
     let strides = broadcast_strides(shape, grad.shape());
-    let mut out = Tensor::empty(shape, grad.dtype(), grad.device());
+    let mut out = Tensor::empty(shape, grad.dtype(), grad.device())?;
     dispatch_float!(grad.dtype(), op, "gradient", |E| {
         if grad.numel() > 0 {
             kernel::reduce_broadcast(&mut sums, &strides, grad.slice::<E>()?, grad.shape());
@@ -101,6 +123,41 @@ fn sum_to_shape(op: &'static str, grad: Tensor, shape: &[usize]) -> Result<Tenso
         Ok(())
     })?;
     super::write_f32(&mut out, &sums, false, op)?;
+    Ok(out)
+}
+
+/// The same on a GPU: one run of repeated dimensions after the other, from the last to the first, in f32.
+fn sum_to_shape_cuda(gpu: Cuda, grad: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let grad = grad.to_contiguous()?;
+    if grad.numel() == 0 {
+        return Tensor::zeros(shape, grad.dtype(), grad.device());
+    }
+    // Neighbouring dimensions that are both repeated, or both not, are one.
+    let missing = grad.rank() - shape.len();
+    let mut runs: Vec<(bool, usize)> = Vec::new();
+    for (i, &size) in grad.shape().iter().enumerate().filter(|(_, size)| **size != 1) {
+        let repeated = i < missing || shape[i - missing] == 1;
+        match runs.last_mut() {
+            Some((before, merged)) if *before == repeated => *merged *= size,
+            _ => runs.push((repeated, size)),
+        }
+    }
+    let mut sums = grad.clone();
+    while let Some(at) = runs.iter().rposition(|(repeated, _)| *repeated) {
+        let product = |runs: &[(bool, usize)]| runs.iter().map(|(_, size)| size).product::<usize>();
+        let (outer, inner) = (product(&runs[..at]), product(&runs[at + 1..]));
+        let mut next = Tensor::empty(&[outer, inner], DType::F32, grad.device())?;
+        let (out, inp) = (next.cuda_slice_mut()?, sums.cuda_slice()?);
+        if outer * inner == 1 {
+            handloom_kernels::reduce::sum(gpu.gpu(), out, inp, 1.0)?;
+        } else {
+            handloom_kernels::reduce::middle(gpu.gpu(), out, inp, [outer, runs[at].1, inner], false)?;
+        }
+        runs.remove(at);
+        sums = next;
+    }
+    let mut out = Tensor::empty(shape, grad.dtype(), grad.device())?;
+    handloom_kernels::cast::cast(&gpu, out.cuda_slice_mut()?, sums.cuda_slice()?, false)?;
     Ok(out)
 }
 
@@ -125,14 +182,17 @@ pub fn mul(lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
 /// `inp * factor`.
 pub fn scale(inp: &Tensor, factor: f32) -> Result<Tensor> {
     let _time = crate::profile::scope("scale", crate::profile::Pass::Forward);
-    let inp = inp.to_contiguous();
-    let mut out = Tensor::empty(inp.shape(), inp.dtype(), inp.device());
-    dispatch_float!(inp.dtype(), "scale", "inp", |E| {
-        match inp.device() {
-            Device::Cpu => kernel::scale(out.slice_mut::<E>()?, inp.slice::<E>()?, factor),
+    let inp = inp.to_contiguous()?;
+    let mut out = Tensor::empty(inp.shape(), inp.dtype(), inp.device())?;
+    match inp.device() {
+        Device::Cpu => dispatch_float!(inp.dtype(), "scale", "inp", |E| {
+            kernel::scale(out.slice_mut::<E>()?, inp.slice::<E>()?, factor);
+            Ok(())
+        })?,
+        Device::Cuda(gpu) => {
+            launcher::scale(&gpu, out.cuda_slice_mut()?, inp.cuda_slice()?, factor, None, false)?;
         }
-        Ok(())
-    })?;
+    }
     let id = inp.grad_id();
     Ok(record("scale", &[&inp], out, move |dout, grads| grads.add(id, scale(&dout, factor)?)))
 }
@@ -140,7 +200,11 @@ pub fn scale(inp: &Tensor, factor: f32) -> Result<Tensor> {
 /// `sum += grad`, for gradients that meet; `grad` may have another float dtype.
 pub fn add_in_place(sum: &mut Tensor, grad: &Tensor) -> Result<()> {
     super::same_shape("add_in_place", "sum", sum, "gradient", grad)?;
-    let grad = grad.to_contiguous();
+    let grad = grad.to_contiguous()?;
+    if let Device::Cuda(gpu) = sum.device() {
+        handloom_kernels::cast::cast(&gpu, sum.cuda_slice_mut()?, grad.cuda_slice()?, true)?;
+        return Ok(());
+    }
     dispatch_float!(grad.dtype(), "add_in_place", "gradient", |G| {
         dispatch_float!(sum.dtype(), "add_in_place", "sum", |E| {
             kernel::cast(sum.slice_mut::<E>()?, grad.slice::<G>()?, true);

@@ -1,8 +1,6 @@
 //! Gathering of rows: the few of a hidden state that a head needs.
 
-use crate::cpu::embedding as kernel;
 use crate::device::Device;
-use crate::dispatch_float;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tape::record;
@@ -15,7 +13,7 @@ use crate::tensor::Tensor;
 /// inp (..., C) with N rows, rows (K) i32, out (K, C).
 ///
 /// # Errors
-/// [`Error::Value`] for a row outside 0..N, [`Error::DType`] when `rows` is not i32 or `inp` not a float tensor.
+/// [`Error::Value`] for a row outside 0..N (on a GPU such a row is NaN, as in `embedding`), [`Error::DType`] when `rows` is not i32 or `inp` not a float tensor.
 pub fn gather_rows(inp: &Tensor, rows: &Tensor) -> Result<Tensor> {
     const OP: &str = "gather_rows";
     let _time = crate::profile::scope(OP, crate::profile::Pass::Forward);
@@ -26,37 +24,23 @@ pub fn gather_rows(inp: &Tensor, rows: &Tensor) -> Result<Tensor> {
     if rows.rank() != 1 {
         return Err(Error::shape(OP, format!("rows must have 1 dimension, got {:?}", rows.shape())));
     }
-    let rows = rows.to_contiguous().detach();
+    let rows = rows.to_contiguous()?.detach();
     let outside = |row: i32| row < 0 || row as usize >= count;
-    if let Some((at, row)) = rows.slice::<i32>()?.iter().enumerate().find(|(_, row)| outside(**row)) {
+    if inp.device() == Device::Cpu
+        && let Some((at, row)) = rows.slice::<i32>()?.iter().enumerate().find(|(_, row)| outside(**row))
+    {
         return Err(Error::value(
             OP,
             format!("row {row} at position {at} is outside the {count} rows of inp"),
         ));
     }
-    let inp = inp.to_contiguous();
-    let mut out = Tensor::empty(&[rows.numel(), cols], inp.dtype(), inp.device());
-    dispatch_float!(inp.dtype(), OP, "inp", |E| {
-        match inp.device() {
-            Device::Cpu => {
-                kernel::forward(out.slice_mut::<E>()?, rows.slice::<i32>()?, inp.slice::<E>()?, cols)
-            }
-        }
-        Ok(())
-    })?;
+    let inp = inp.to_contiguous()?;
+    let mut out = Tensor::empty(&[rows.numel(), cols], inp.dtype(), inp.device())?;
+    super::embedding::lookup(OP, &mut out, &rows, &inp, count, cols)?;
     let id = inp.grad_id();
     Ok(record(OP, &[&inp], out, move |dout, grads| {
         grads.write(id, |dinp, accumulate| {
-            dispatch_float!(dout.dtype(), OP, "gradient", |E| {
-                dispatch_float!(dinp.dtype(), OP, "gradient", |G| {
-                    let dinp = dinp.slice_mut::<G>()?;
-                    if !accumulate {
-                        dinp.fill(bytemuck::Zeroable::zeroed());
-                    }
-                    kernel::backward(dinp, dout.slice::<E>()?, rows.slice::<i32>()?, cols);
-                    Ok(())
-                })
-            })
+            super::embedding::scatter_add(OP, dinp, &dout, &rows, count, cols, accumulate)
         })
     }))
 }

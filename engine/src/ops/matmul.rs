@@ -1,10 +1,13 @@
 //! Matrix products: batched matmul of any transposes, and the linear layer with its epilogues.
 
+mod cuda;
+
 use rayon::prelude::*;
 
 use crate::cpu::elementwise as elementwise_kernel;
 use crate::cpu::gelu as gelu_kernel;
 use crate::cpu::matmul::{Mat, Threads, gemm};
+use crate::device::Device;
 use crate::dispatch_float;
 use crate::error::{Error, Result};
 use crate::ops::gelu::Gelu;
@@ -43,10 +46,10 @@ pub fn matmul(lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
         let message = format!("leading dimensions of {:?} and {:?} differ", lhs.shape(), rhs.shape());
         return Err(Error::shape(OP, message));
     }
-    let (lhs, rhs) = (batch_contiguous(lhs), batch_contiguous(rhs));
+    let (lhs, rhs) = (batch_contiguous(lhs)?, batch_contiguous(rhs)?);
     let mut shape = lead.to_vec();
     shape.extend([m, n]);
-    let mut out = Tensor::empty(&shape, lhs.dtype(), lhs.device());
+    let mut out = Tensor::empty(&shape, lhs.dtype(), lhs.device())?;
     batched(&mut out, &lhs, &rhs, false)?;
     let (lhs_id, rhs_id) = (lhs.grad_id(), rhs.grad_id());
     let (a, b) = (lhs.detach(), rhs.detach());
@@ -56,7 +59,7 @@ pub fn matmul(lhs: &Tensor, rhs: &Tensor) -> Result<Tensor> {
             if b.rank() == 2 && a.rank() > 2 {
                 // One right-hand side for every batch: its gradient sums over them, as if the batch were more rows.
                 let rows = a.shape()[..a.rank() - 1].iter().product();
-                let a = a.to_contiguous();
+                let a = a.to_contiguous()?;
                 let a = super::view::reshape(&a, &[rows, k])?;
                 batched(db, &swap_last(&a)?, &super::view::reshape(&dout, &[rows, n])?, accumulate)
             } else {
@@ -76,7 +79,7 @@ fn swap_last(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The kernel takes any strides in the last two dimensions, and batches one behind the other.
-fn batch_contiguous(x: &Tensor) -> Tensor {
+fn batch_contiguous(x: &Tensor) -> Result<Tensor> {
     let [rows, cols] = split_shape(x).1;
     let mut expected = rows * cols;
     for i in (0..x.rank() - 2).rev() {
@@ -85,7 +88,7 @@ fn batch_contiguous(x: &Tensor) -> Tensor {
         }
         expected *= x.shape()[i];
     }
-    x.clone()
+    Ok(x.clone())
 }
 
 /// out[b] (+)= lhs[b] rhs[b]; a rank-2 rhs serves every batch. `out` may have another float dtype.
@@ -96,6 +99,9 @@ fn batched(out: &mut Tensor, lhs: &Tensor, rhs: &Tensor, accumulate: bool) -> Re
     let strides = |x: &Tensor| (x.strides()[x.rank() - 2], x.strides()[x.rank() - 1]);
     let ((lhs_row, lhs_col), (rhs_row, rhs_col)) = (strides(lhs), strides(rhs));
     let rhs_step = if rhs.rank() == 2 { 0 } else { k * n };
+    if let Device::Cuda(gpu) = out.device() {
+        return cuda::batched(gpu, out, lhs, rhs, rhs_step, [batch, m, n, k], accumulate);
+    }
     dispatch_float!(lhs.dtype(), "matmul", "lhs", |E| {
         dispatch_float!(out.dtype(), "matmul", "out", |O| {
             let (lhs, rhs) = (lhs.strided::<E>()?, rhs.strided::<E>()?);
@@ -162,8 +168,8 @@ pub fn linear(
         return Err(Error::shape(OP, message));
     }
     super::same_dtype(OP, "weight", inp, weight)?;
-    let (inp, weight) = (inp.to_contiguous(), weight.to_contiguous());
-    let bias = bias.map(Tensor::to_contiguous);
+    let (inp, weight) = (inp.to_contiguous()?, weight.to_contiguous()?);
+    let bias = bias.map(Tensor::to_contiguous).transpose()?;
     if let Some(bias) = &bias {
         super::same_dtype(OP, "bias", &inp, bias)?;
         if bias.shape() != [n] {
@@ -179,85 +185,124 @@ pub fn linear(
                 return Err(Error::shape(OP, message));
             }
             super::same_dtype(OP, "residual", &inp, residual)?;
-            Some(residual.to_contiguous())
+            Some(residual.to_contiguous()?)
         }
         _ => None,
     };
     let gelu = if let Epilogue::Gelu(form) = epilogue { Some(form) } else { None };
 
-    let mut out = Tensor::empty(&shape, inp.dtype(), inp.device());
-    let mut pre_activation = None;
-    dispatch_float!(inp.dtype(), OP, "inp", |E| {
-        let data = out.slice_mut::<E>()?;
-        if let Some(residual) = &residual {
-            data.copy_from_slice(residual.slice::<E>()?);
-        }
-        let weight = weight_mat(weight.slice::<E>()?, layout, k, n);
-        gemm(data, Mat::rows(inp.slice::<E>()?, k), weight, rows, n, k, residual.is_some(), Threads::All);
-        if let Some(bias) = &bias {
-            elementwise_kernel::add_bias(data, bias.slice::<E>()?);
-        }
-        if let Some(form) = gelu {
-            let mut activated = Tensor::empty(&shape, inp.dtype(), inp.device());
-            gelu_kernel::forward(activated.slice_mut::<E>()?, out.slice::<E>()?, form);
-            pre_activation = Some(std::mem::replace(&mut out, activated));
-        }
-        Ok(())
-    })?;
+    let mut out = Tensor::empty(&shape, inp.dtype(), inp.device())?;
+    let mut pre_activation = gelu
+        .map(|form| Ok::<_, Error>((form, Tensor::empty(&shape, inp.dtype(), inp.device())?)))
+        .transpose()?;
+    let weight_kn = weight_kn(&weight.detach(), layout)?;
+    let layer = Layer { inp: &inp, weight: &weight_kn, bias: bias.as_ref(), residual: residual.as_ref() };
+    match inp.device() {
+        Device::Cpu => layer.forward_cpu(&mut out, pre_activation.as_mut(), [rows, n, k])?,
+        Device::Cuda(gpu) => layer.forward_cuda(gpu, &mut out, pre_activation.as_mut(), [rows, n, k])?,
+    }
 
     let (inp_id, weight_id) = (inp.grad_id(), weight.grad_id());
     let (bias_id, residual_id) =
         (bias.as_ref().and_then(Tensor::grad_id), residual.as_ref().and_then(Tensor::grad_id));
-    let (saved_inp, saved_weight) = (inp.detach(), weight.detach());
+    let saved_inp = super::view::reshape(&inp.detach(), &[rows, k])?;
     let mut parents = vec![&inp, &weight];
     parents.extend(bias.iter().chain(&residual));
-    Ok(record(OP, &parents, out, move |mut dout, grads| {
+    Ok(record(OP, &parents, out, move |dout, grads| {
         grads.add(residual_id, dout.clone())?;
-        dispatch_float!(saved_inp.dtype(), OP, "inp", |E| {
-            if let (Some(pre), Some(form)) = (pre_activation, gelu) {
-                let mut dpre = Tensor::empty(pre.shape(), pre.dtype(), pre.device());
-                gelu_kernel::backward(
-                    dpre.slice_mut::<E>()?,
-                    dout.slice::<E>()?,
-                    pre.slice::<E>()?,
-                    form,
-                    false,
-                );
-                dout = dpre;
-            }
-            let (dout, inp) = (dout.slice::<E>()?, saved_inp.slice::<E>()?);
-            grads.write(bias_id, |dbias, accumulate| {
-                super::write_f32(dbias, &elementwise_kernel::sum_columns(dout, n), accumulate, OP)
-            })?;
-            grads.write(inp_id, |dinp, accumulate| {
-                let weight = weight_mat(saved_weight.slice::<E>()?, layout, k, n);
-                let dinp = dinp.slice_mut::<E>()?;
-                gemm(dinp, Mat::rows(dout, n), weight.t(), rows, k, n, accumulate, Threads::All);
-                Ok(())
-            })?;
-            grads.write(weight_id, |dweight, accumulate| {
-                dispatch_float!(dweight.dtype(), OP, "gradient", |G| {
-                    let dweight = dweight.slice_mut::<G>()?;
-                    let (inp, dout) = (Mat::rows(inp, k), Mat::rows(dout, n));
-                    match layout {
-                        WeightLayout::InOut => {
-                            gemm(dweight, inp.t(), dout, k, n, rows, accumulate, Threads::All)
-                        }
-                        WeightLayout::OutIn => {
-                            gemm(dweight, dout.t(), inp, n, k, rows, accumulate, Threads::All)
-                        }
-                    }
-                    Ok(())
-                })
-            })
+        let dout = match &pre_activation {
+            Some((form, pre)) => gelu_backward(&dout, pre, *form)?,
+            None => dout,
+        };
+        let dout = super::view::reshape(&dout, &[rows, n])?;
+        grads.write(bias_id, |dbias, accumulate| sum_columns(dbias, &dout, n, accumulate))?;
+        grads.write(inp_id, |dinp, accumulate| batched(dinp, &dout, &swap_last(&weight_kn)?, accumulate))?;
+        grads.write(weight_id, |dweight, accumulate| match layout {
+            WeightLayout::InOut => batched(dweight, &swap_last(&saved_inp)?, &dout, accumulate),
+            WeightLayout::OutIn => batched(dweight, &swap_last(&dout)?, &saved_inp, accumulate),
         })
     }))
 }
 
-/// The weight as a (K, N) matrix.
-fn weight_mat<E>(data: &[E], layout: WeightLayout, k: usize, n: usize) -> Mat<'_, E> {
+/// The weight as a (K, N) view.
+fn weight_kn(weight: &Tensor, layout: WeightLayout) -> Result<Tensor> {
     match layout {
-        WeightLayout::InOut => Mat::rows(data, n),
-        WeightLayout::OutIn => Mat::rows(data, k).t(),
+        WeightLayout::InOut => Ok(weight.clone()),
+        WeightLayout::OutIn => swap_last(weight),
+    }
+}
+
+/// The inputs of a linear layer, contiguous but for the weight, a (K, N) view.
+struct Layer<'a> {
+    inp: &'a Tensor,
+    weight: &'a Tensor,
+    bias: Option<&'a Tensor>,
+    residual: Option<&'a Tensor>,
+}
+
+impl Layer<'_> {
+    /// Writes `out` and, where there is an activation, what goes into it.
+    fn forward_cpu(
+        &self,
+        out: &mut Tensor,
+        pre_activation: Option<&mut (Gelu, Tensor)>,
+        [rows, n, k]: [usize; 3],
+    ) -> Result<()> {
+        dispatch_float!(self.inp.dtype(), "linear", "inp", |E| {
+            let out = out.slice_mut::<E>()?;
+            let (product, activated) = match pre_activation {
+                Some((form, pre)) => (pre.slice_mut::<E>()?, Some((*form, out))),
+                None => (out, None),
+            };
+            if let Some(residual) = self.residual {
+                product.copy_from_slice(residual.slice::<E>()?);
+            }
+            let (row_stride, col_stride) = (self.weight.strides()[0], self.weight.strides()[1]);
+            let weight = Mat { data: self.weight.strided::<E>()?, row_stride, col_stride };
+            let inp = Mat::rows(self.inp.slice::<E>()?, k);
+            gemm(product, inp, weight, rows, n, k, self.residual.is_some(), Threads::All);
+            if let Some(bias) = self.bias {
+                elementwise_kernel::add_bias(product, bias.slice::<E>()?);
+            }
+            if let Some((form, out)) = activated {
+                gelu_kernel::forward(out, product, form);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// dout gelu'(pre), of a layer whose activation is fused.
+fn gelu_backward(dout: &Tensor, pre: &Tensor, form: Gelu) -> Result<Tensor> {
+    let mut dpre = Tensor::empty(pre.shape(), pre.dtype(), pre.device())?;
+    match pre.device() {
+        Device::Cpu => dispatch_float!(pre.dtype(), "linear", "inp", |E| {
+            let (dout, pre) = (dout.slice::<E>()?, pre.slice::<E>()?);
+            gelu_kernel::backward(dpre.slice_mut::<E>()?, dout, pre, form, false);
+            Ok(())
+        })?,
+        Device::Cuda(gpu) => {
+            let (dout, pre) = (dout.cuda_slice()?, pre.cuda_slice()?);
+            handloom_kernels::gelu::backward(
+                &gpu,
+                dpre.cuda_slice_mut()?,
+                dout,
+                pre,
+                cuda::form(form),
+                false,
+            )?;
+        }
+    }
+    Ok(dpre)
+}
+
+/// dbias (N) (+)= the sum of the rows of dout (rows, N).
+fn sum_columns(dbias: &mut Tensor, dout: &Tensor, n: usize, accumulate: bool) -> Result<()> {
+    match dout.device() {
+        Device::Cpu => dispatch_float!(dout.dtype(), "linear", "gradient", |E| {
+            let sums = elementwise_kernel::sum_columns(dout.slice::<E>()?, n);
+            super::write_f32(dbias, &sums, accumulate, "linear")
+        }),
+        Device::Cuda(gpu) => cuda::sum_columns(gpu, dbias, dout, n, accumulate),
     }
 }

@@ -1,7 +1,9 @@
 //! Sums and means.
 
 use crate::cpu::elementwise as kernel;
+use crate::device::Device;
 use crate::dispatch_float;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::tape::record;
 use crate::tensor::Tensor;
@@ -24,16 +26,35 @@ pub fn mean(inp: &Tensor) -> Result<Tensor> {
 
 fn scaled_sum(op: &'static str, inp: &Tensor, factor: f64) -> Result<Tensor> {
     let _time = crate::profile::scope(op, crate::profile::Pass::Forward);
-    let inp = inp.to_contiguous();
-    let total = dispatch_float!(inp.dtype(), op, "inp", |E| Ok(kernel::sum(inp.slice::<E>()?)))?;
+    let inp = inp.to_contiguous()?;
+    let total = match inp.device() {
+        Device::Cpu => {
+            let total = dispatch_float!(inp.dtype(), op, "inp", |E| Ok(kernel::sum(inp.slice::<E>()?)))?;
+            Tensor::scalar((total * factor) as f32)
+        }
+        Device::Cuda(gpu) => {
+            let mut total = Tensor::empty(&[], DType::F32, inp.device())?;
+            let (out, inp) = (total.cuda_slice_mut()?, inp.cuda_slice()?);
+            handloom_kernels::reduce::sum(gpu.gpu(), out, inp, factor as f32)?;
+            total
+        }
+    };
     let (id, shape, dtype) = (inp.grad_id(), inp.shape().to_vec(), inp.dtype());
-    Ok(record(op, &[&inp], Tensor::scalar((total * factor) as f32), move |dout, grads| {
-        let grad = (dout.item()? as f64 * factor) as f32;
-        let mut dinp = Tensor::empty(&shape, dtype, dout.device());
-        dispatch_float!(dtype, op, "inp", |E| {
-            dinp.slice_mut::<E>()?.fill(crate::dtype::Float::from_f32(grad));
-            Ok(())
-        })?;
+    Ok(record(op, &[&inp], total, move |dout, grads| {
+        let mut dinp = Tensor::empty(&shape, dtype, dout.device())?;
+        match dout.device() {
+            Device::Cpu => {
+                let grad = (dout.item()? as f64 * factor) as f32;
+                dispatch_float!(dtype, op, "inp", |E| {
+                    dinp.slice_mut::<E>()?.fill(crate::dtype::Float::from_f32(grad));
+                    Ok(())
+                })?;
+            }
+            Device::Cuda(gpu) => {
+                let dout = dout.cuda_slice()?;
+                handloom_kernels::elementwise::fill(&gpu, dinp.cuda_slice_mut()?, factor as f32, dout)?;
+            }
+        }
         grads.add(id, dinp)
     }))
 }

@@ -1,5 +1,6 @@
 //! Views: other shapes over the same storage.
 
+use crate::device::Device;
 use crate::dispatch_float;
 use crate::error::{Error, Result};
 use crate::tape::record;
@@ -14,7 +15,7 @@ pub fn reshape(inp: &Tensor, shape: &[usize]) -> Result<Tensor> {
         let message = format!("{:?} has {} elements, {shape:?} does not", inp.shape(), inp.numel());
         return Err(Error::shape("reshape", message));
     }
-    let inp = inp.to_contiguous();
+    let inp = inp.to_contiguous()?;
     let out = inp.view(0, shape.to_vec(), contiguous_strides(shape));
     let (id, from) = (inp.grad_id(), inp.shape().to_vec());
     Ok(record("reshape", &[&inp], out, move |dout, grads| grads.add(id, reshape(&dout, &from)?)))
@@ -35,7 +36,7 @@ pub fn transpose(inp: &Tensor, dim0: usize, dim1: usize) -> Result<Tensor> {
     let out = inp.view(0, shape, strides);
     let id = inp.grad_id();
     Ok(record("transpose", &[inp], out, move |dout, grads| {
-        grads.add(id, transpose(&dout, dim0, dim1)?.to_contiguous())
+        grads.add(id, transpose(&dout, dim0, dim1)?.to_contiguous()?)
     }))
 }
 
@@ -56,7 +57,18 @@ pub fn narrow(inp: &Tensor, dim: usize, start: usize, len: usize) -> Result<Tens
     Ok(record("narrow", &[inp], out, move |dout, grads| {
         grads.write(id, |dinp, accumulate| {
             let inner = from[dim + 1..].iter().product::<usize>();
-            let dout = dout.to_contiguous();
+            let dout = dout.to_contiguous()?;
+            if let Device::Cuda(gpu) = dinp.device() {
+                let (wide, part) = (from[dim] * inner, len * inner);
+                let mut dinp = dinp.cuda_slice_mut()?;
+                if !accumulate {
+                    gpu.fill_zero(dinp.reborrow())?;
+                }
+                let rows = dout.numel().checked_div(part).unwrap_or(0);
+                let window = dinp.offset(if rows == 0 { 0 } else { start * inner });
+                let dout = dout.cuda_slice()?;
+                return Ok(handloom_kernels::cast::rows(&gpu, window, dout, rows, part, wide, accumulate)?);
+            }
             dispatch_float!(dinp.dtype(), "narrow", "gradient", |G| {
                 let dinp = dinp.slice_mut::<G>()?;
                 if !accumulate {
@@ -81,7 +93,7 @@ pub fn contiguous(inp: &Tensor) -> Result<Tensor> {
     if inp.is_contiguous() {
         return Ok(inp.clone());
     }
-    let out = inp.to_contiguous().detach();
+    let out = inp.to_contiguous()?.detach();
     let id = inp.grad_id();
     Ok(record("contiguous", &[inp], out, move |dout, grads| grads.add(id, dout)))
 }
