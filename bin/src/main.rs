@@ -31,8 +31,14 @@ enum Command {
     Data(commands::data::DataArgs),
     /// Train tokenizers, encode and decode
     Tokenizer(commands::tokenizer::TokenizerArgs),
-    /// The table of ops: formulas, sources, test cases
+    /// The table of ops and of the CUDA kernels behind them
     Ops(commands::ops::OpsArgs),
+    /// Run a kernel from a PTX file on the emulated GPU: checks, counters, a trace
+    Emulate(commands::emulate::EmulateArgs),
+    /// Check every op against its f64 reference, on the device at hand
+    Selftest(commands::selftest::SelftestArgs),
+    /// What this machine has: processor, driver, GPUs
+    Doctor(commands::doctor::DoctorArgs),
     /// Measure speed
     Bench(commands::bench::BenchArgs),
 }
@@ -46,6 +52,9 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),
         Command::Ops(args) => commands::ops::run(args),
+        Command::Emulate(args) => commands::emulate::run(args),
+        Command::Selftest(args) => commands::selftest::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
         Command::Bench(args) => commands::bench::run(args),
     };
     match result {

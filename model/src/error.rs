@@ -31,6 +31,12 @@ pub enum Error {
 /// Shorthand used throughout the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+impl From<handloom_engine::device::DeviceError> for Error {
+    fn from(error: handloom_engine::device::DeviceError) -> Self {
+        Error::Engine(error.into())
+    }
+}
+
 impl Error {
     pub(crate) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
         move |source| Error::Io { action, path: path.to_owned(), source }

@@ -18,7 +18,7 @@ pub struct Evaluation {
     pub perplexity: f64,
     /// Predicted tokens.
     pub tokens: usize,
-    /// Of a masked language model: the share of predicted tokens that got the largest logit.
+    /// Of a masked language model: the share of predicted tokens that got the largest logit, ties included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masked_accuracy: Option<f64>,
 }
@@ -32,16 +32,16 @@ pub fn evaluate(
     batch: usize,
     mut on_batch: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
-    let fwd = Forward::inference(model.params());
+    let (fwd, device) = (Forward::inference(model.params()), model.params().device());
     let (mut total, mut tokens, mut hits) = (0.0f64, 0, 0);
     for first in (0..blocks.num_blocks()).step_by(batch) {
         let rows = first..(first + batch).min(blocks.num_blocks());
         on_batch(rows.end, blocks.num_blocks());
-        let batch = objective.evaluation_batch(blocks, rows)?;
+        let batch = objective.evaluation_batch(blocks, rows)?.to_device(device)?;
         let score = model.score(&fwd, &batch, None)?;
         total += score.loss.item()? as f64 * batch.counted as f64;
         tokens += batch.counted;
-        hits += score.hits;
+        hits += score.hits.item()? as usize;
     }
     let per_token = |sum: f64| sum / tokens.max(1) as f64;
     let loss = per_token(total);

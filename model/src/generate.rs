@@ -199,7 +199,7 @@ pub fn generate(
     }
     let prompt_tokens = history.len();
     let mut sampler = Sampler::new(sampling.clone())?;
-    let mut cache = KvCache::new(model);
+    let mut cache = KvCache::new(model)?;
     let context = model.config.n_positions;
     let fwd = Forward::inference(&model.params);
     let mut text = tokenizer.decode_stream();

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use handloom_engine::device::Device;
 use handloom_engine::dtype::Float;
 use handloom_engine::tensor::Tensor;
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -25,7 +26,7 @@ pub const CONFIG: &str = "config.json";
 pub const WEIGHTS: &str = "model.safetensors";
 pub const TOKENIZER: &str = "tokenizer.json";
 
-/// An f32 tensor as safetensors wants to see it.
+/// An f32 tensor of any device as safetensors wants to see it; one on a GPU is copied when it is its turn.
 pub(crate) struct F32View<'a>(pub &'a Tensor);
 
 impl View for F32View<'_> {
@@ -36,7 +37,16 @@ impl View for F32View<'_> {
         self.0.shape()
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.0.bytes().expect("bug in handloom-model: a parameter is not contiguous"))
+        const CONTIGUOUS: &str = "bug in handloom-model: a parameter is not contiguous";
+        match self.0.device() {
+            Device::Cpu => Cow::Borrowed(self.0.bytes().expect(CONTIGUOUS)),
+            // Whatever failed on the device before has been reported by the caller's wait.
+            Device::Cuda(_) => {
+                let host =
+                    self.0.to_device(Device::Cpu).expect("bug in handloom-engine: an idle device copies");
+                Cow::Owned(host.bytes().expect(CONTIGUOUS).to_vec())
+            }
+        }
     }
     fn data_len(&self) -> usize {
         self.0.numel() * size_of::<f32>()
@@ -48,6 +58,10 @@ pub(crate) fn write_tensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
 ) -> Result<()> {
+    let tensors: Vec<(String, &Tensor)> = tensors.into_iter().collect();
+    if let Some((_, tensor)) = tensors.first() {
+        tensor.device().synchronize()?;
+    }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let views = tensors.into_iter().map(|(name, tensor)| (name, F32View(tensor)));
     safetensors::serialize_to_file(views, Some(metadata), path)
@@ -74,7 +88,7 @@ pub fn save(dir: &Path, model: &dyn LanguageModel, tokenizer: &Tokenizer) -> Res
     write_text(&dir.join(CONFIG), &model.config_json())?;
     let params = model.params().iter().map(|p| (p.name.clone(), p.master()));
     let kept = model.kept().iter().map(|(name, tensor)| (name.clone(), tensor));
-    write_tensors(&dir.join(WEIGHTS), params.chain(kept))?;
+    write_tensors(&dir.join(WEIGHTS), params.chain(kept).chain(model.aliases()))?;
     tokenizer.save(dir)?;
     Ok(())
 }
@@ -167,18 +181,23 @@ fn load_gpt2(dir: &Path, config: ModelConfig) -> Result<Gpt2> {
 }
 
 const HEAD: &str = "cls.predictions.";
+const DECODER_BIAS: &str = "cls.predictions.decoder.bias";
 
 fn load_bert_as(dir: &Path, config: ModelConfig) -> Result<Bert> {
     let path = config.path.clone();
     let config: BertConfig = config.parse("a BERT")?;
     let tied = config.tie_word_embeddings;
-    let mut has_head = false;
+    let (mut has_head, mut has_decoder_bias) = (false, false);
     for file in weight_files(dir)? {
         read_tensors(&file, |name, _, _| {
             has_head |= name.starts_with(HEAD);
+            has_decoder_bias |= name == DECODER_BIAS;
             Ok(())
         })?;
     }
+    // The head's bias has two names. Tied, they are one parameter, and any copy under the decoder's name is the same;
+    // untied, `transformers` computes with the decoder's and leaves the other as it was drawn.
+    let decoder_bias_counts = has_decoder_bias && !tied;
     let model = if has_head { Bert::new(config) } else { Bert::encoder(config) };
     let mut model = model.map_err(|e| Error::file(&path, e.to_string()))?;
     let kept = load_weights(dir, &mut model.params, "", |name| {
@@ -187,14 +206,17 @@ fn load_bert_as(dir: &Path, config: ModelConfig) -> Result<Bert> {
         // TensorFlow's names, in older files.
         let full =
             full.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
-        let decoder = full.strip_prefix("cls.predictions.decoder.");
+        let is_bias = full == "cls.predictions.bias";
+        let is_decoder_bias = full == DECODER_BIAS;
         if full.starts_with("bert.pooler.") {
             Place::Keep(full)
+        } else if decoder_bias_counts && is_decoder_bias {
+            Place::Param("cls.predictions.bias".to_owned())
         } else if full == "bert.embeddings.position_ids"
             || full.starts_with("cls.seq_relationship.")
-            // The bias is stored once more under the decoder's name.
-            || decoder == Some("bias")
-            || (tied && decoder == Some("weight"))
+            || is_decoder_bias
+            || (decoder_bias_counts && is_bias)
+            || (tied && full == "cls.predictions.decoder.weight")
         {
             Place::Skip
         } else {

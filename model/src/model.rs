@@ -2,18 +2,45 @@
 
 use handloom_engine::tensor::Tensor;
 
-use crate::config::ObjectiveKind;
+use crate::bert::Bert;
+use crate::config::{ModelKind, ObjectiveKind, RunConfig};
 use crate::error::Result;
+use crate::gpt2::Gpt2;
 use crate::layers::Forward;
 use crate::objective::Batch;
 use crate::params::Params;
+
+/// A freshly initialised model of this configuration. `end_of_text` and `pad` are noted in its `config.json`.
+///
+/// # Errors
+/// When the sizes of `[model]` do not fit together.
+pub fn new(
+    config: &RunConfig,
+    vocab_size: usize,
+    end_of_text: Option<u32>,
+    pad: Option<u32>,
+) -> Result<Box<dyn LanguageModel>> {
+    let (init, seed) = (config.model.init, config.train.seed);
+    match config.model.kind {
+        ModelKind::Gpt2 => {
+            let mut model = Gpt2::new(config.gpt2(vocab_size, end_of_text))?;
+            model.initialise(init, seed)?;
+            Ok(Box::new(model))
+        }
+        ModelKind::Bert => {
+            let mut model = Bert::new(config.bert(vocab_size, pad))?;
+            model.initialise(init, seed)?;
+            Ok(Box::new(model))
+        }
+    }
+}
 
 /// A batch's loss and how often the model was right.
 pub struct Score {
     /// Mean loss per counted target in nats, an f32 scalar on the forward pass's tape.
     pub loss: Tensor,
-    /// Counted targets that got the largest logit.
-    pub hits: usize,
+    /// Counted targets that got the largest logit, ties included: an i32 scalar where the model computes.
+    pub hits: Tensor,
 }
 
 /// A model that can be trained. Code that generates or looks inside takes the model's own type.
@@ -43,6 +70,11 @@ pub trait LanguageModel: Send {
 
     /// Architecture and sizes in one line.
     fn describe(&self) -> String;
+
+    /// Parameters that the model's file holds once more, under a second name.
+    fn aliases(&self) -> Vec<(String, &Tensor)> {
+        Vec::new()
+    }
 
     /// Tensors of the model's file that nothing here computes with, by name: written again as they were read.
     fn kept(&self) -> &[(String, Tensor)] {

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use handloom_engine::device::Device;
 use handloom_engine::dtype::DType;
 use handloom_engine::error::Result;
 use handloom_engine::ops::cast::cast;
+use handloom_engine::ops::view::narrow;
 use handloom_engine::philox::Stream;
+use handloom_engine::profile::{Pass, scope};
 use handloom_engine::tape::{Gradients, Tape};
 use handloom_engine::tensor::Tensor;
 use rayon::prelude::*;
@@ -18,6 +21,8 @@ use serde::{Deserialize, Serialize};
 pub enum Precision {
     #[default]
     Fp32,
+    /// f32 whose products round their factors to 10 bits of mantissa, for the tensor cores of a GPU.
+    Tf32,
     Bf16,
     /// Needs dynamic loss scaling ([`crate::train::loss_scaler`]).
     Fp16,
@@ -27,7 +32,7 @@ impl Precision {
     /// The dtype of activations and working weights.
     pub fn dtype(self) -> DType {
         match self {
-            Precision::Fp32 => DType::F32,
+            Precision::Fp32 | Precision::Tf32 => DType::F32,
             Precision::Bf16 => DType::BF16,
             Precision::Fp16 => DType::F16,
         }
@@ -48,6 +53,8 @@ pub enum Init {
     He,
     /// Normal with deviation width^-0.5 (Vaswani et al. 2017).
     InverseSqrtWidth,
+    /// As [`Init::Gpt2`], with attention that looks at neighbours from the start (BERT only: `bert::mimetic`).
+    Mimetic,
 }
 
 /// What a parameter is, as far as initialisation is concerned.
@@ -88,17 +95,26 @@ impl Param {
 }
 
 /// All parameters of a model, in a fixed order.
-#[derive(Default)]
 pub struct Params {
     list: Vec<Param>,
     by_name: HashMap<String, usize>,
+    /// 0, 1, 2, ... i32, beside the parameters.
+    indices: Tensor,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        let indices =
+            Tensor::from_slice::<i32>(&[], &[0]).expect("bug in handloom-engine: nothing fills nothing");
+        Params { list: Vec::new(), by_name: HashMap::new(), indices }
+    }
 }
 
 /// What initialisation needs to know of a model.
 #[derive(Clone, Copy, Debug)]
 pub struct InitOptions {
     pub init: Init,
-    /// Standard deviation of [`Init::Gpt2`].
+    /// Standard deviation of [`Init::Gpt2`] and [`Init::Mimetic`].
     pub std: f64,
     pub layers: usize,
     pub width: usize,
@@ -113,10 +129,46 @@ fn init_stream(index: usize) -> u32 {
 impl Params {
     /// Declares the next parameter. Its value is unset until [`Params::initialise`] or a load.
     pub(crate) fn add(&mut self, name: String, kind: Kind, shape: &[usize]) -> ParamId {
-        let value = Tensor::zeros(shape, DType::F32, handloom_engine::device::Device::Cpu);
+        let value = Tensor::zeros(shape, DType::F32, Device::Cpu)
+            .expect("bug in handloom-engine: host memory is never refused");
         self.by_name.insert(name.clone(), self.list.len());
         self.list.push(Param { name, kind, value, master: None });
         ParamId(self.list.len() - 1)
+    }
+
+    /// Keeps the indices `0..len` for [`Params::indices`].
+    pub(crate) fn keep_indices(&mut self, len: usize) -> Result<()> {
+        let indices: Vec<i32> = (0..len as i32).collect();
+        self.indices = Tensor::from_slice(&indices, &[len])?.to_device(self.device())?;
+        Ok(())
+    }
+
+    /// i32 `start..start + len` on the device of the parameters: what tables are looked up with, without a copy to the device each
+    /// time.
+    ///
+    /// # Errors
+    /// When the model has not that many.
+    pub(crate) fn indices(&self, start: usize, len: usize) -> Result<Tensor> {
+        narrow(&self.indices, 0, start, len)
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.list.first().map_or(Device::Cpu, |param| param.value.device())
+    }
+
+    /// Moves everything to another device.
+    ///
+    /// # Errors
+    /// When a GPU has no room for it.
+    pub fn to_device(&mut self, device: Device) -> Result<()> {
+        let _owner = scope("parameters", Pass::Other);
+        for param in &mut self.list {
+            param.value = param.value.to_device(device)?;
+            param.master = param.master.take().map(|master| master.to_device(device)).transpose()?;
+        }
+        self.indices = self.indices.to_device(device)?;
+        Ok(())
     }
 
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Param> {
@@ -129,6 +181,10 @@ impl Params {
 
     pub fn get(&self, id: ParamId) -> &Param {
         &self.list[id.0]
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ParamId) -> &mut Param {
+        &mut self.list[id.0]
     }
 
     /// The parameter of this name.
@@ -156,10 +212,10 @@ impl Params {
                     continue;
                 }
                 (_, Init::InverseSqrtWidth) => 1.0 / (options.width as f64).sqrt(),
-                (Kind::ResidualWeight { .. }, Init::Gpt2) => {
+                (Kind::ResidualWeight { .. }, Init::Gpt2 | Init::Mimetic) => {
                     options.std / (2.0 * options.layers as f64).sqrt()
                 }
-                (Kind::Weight { .. }, Init::Gpt2) | (Kind::Embedding, _) => options.std,
+                (Kind::Weight { .. }, Init::Gpt2 | Init::Mimetic) | (Kind::Embedding, _) => options.std,
                 (
                     Kind::Weight { fan_in, fan_out } | Kind::ResidualWeight { fan_in, fan_out },
                     Init::Xavier,
@@ -182,7 +238,7 @@ impl Params {
     pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
         for param in &mut self.list {
             let master = param.master.take().unwrap_or_else(|| param.value.clone());
-            if precision == Precision::Fp32 {
+            if precision.dtype() == DType::F32 {
                 param.value = master;
             } else {
                 param.value = cast(&master, precision.dtype())?;
@@ -218,6 +274,11 @@ impl Weights {
                 target.set(weight.grad_id(), grad);
             }
         }
+    }
+
+    /// Names the memory, one tensor per parameter, that this step's gradients are written to.
+    pub fn place_gradients(&self, target: &mut Gradients, places: Vec<Tensor>) -> Result<()> {
+        self.0.iter().zip(places).try_for_each(|(weight, place)| target.place(weight.grad_id(), place))
     }
 
     /// Takes the gradient of each parameter out; `None` where none arrived.

@@ -141,8 +141,15 @@ fn run_inspect(args: InspectArgs, out: &mut dyn Write) -> Result<(), Box<dyn std
         tokenizer.vocab_size()
     )?;
 
-    let block = args.block as usize;
     let total = stream.len();
+    let entropy = unigram_entropy(counts.values().copied());
+    writeln!(
+        out,
+        "entropy      {entropy:.4} nats a token, perplexity {:.1}: the loss of a model that knows frequencies only",
+        entropy.exp()
+    )?;
+
+    let block = args.block as usize;
     let blocks = Blocks::new(stream, block, None, &args.source)?;
     writeln!(
         out,
@@ -174,6 +181,16 @@ fn run_inspect(args: InspectArgs, out: &mut dyn Write) -> Result<(), Box<dyn std
     Ok(())
 }
 
+/// -sum p ln p of the tokens' shares.
+fn unigram_entropy(counts: impl Iterator<Item = u64>) -> f64 {
+    // ln n - (1/n) sum c ln c, in an order that does not depend on the map's.
+    let mut counts: Vec<u64> = counts.collect();
+    counts.sort_unstable();
+    let total: u64 = counts.iter().sum();
+    let weighted: f64 = counts.iter().map(|&c| c as f64 * (c as f64).ln()).sum();
+    (total as f64).ln() - weighted / total as f64
+}
+
 fn count(stream: &TokenStream) -> HashMap<u32, u64> {
     let mut counts = HashMap::new();
     let mut buffer = vec![0; 1 << 16];
@@ -187,4 +204,20 @@ fn count(stream: &TokenStream) -> HashMap<u32, u64> {
         start += take as u64;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unigram_entropy;
+
+    #[test]
+    fn entropies_by_hand() {
+        // Shares 1/2, 1/4, 1/4: (1/2) ln 2 + (1/2) ln 4 = 1.5 ln 2; one token: 0; four alike: ln 4.
+        for (counts, want) in
+            [(vec![2, 1, 1], 1.5 * 2f64.ln()), (vec![7], 0.0), (vec![3, 3, 3, 3], 4f64.ln())]
+        {
+            let got = unigram_entropy(counts.iter().copied());
+            assert!((got - want).abs() < 1e-12, "{counts:?}: {got}, want {want}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use handloom_model::objective::Objective;
 use handloom_model::tokenizer::Tokenizer;
 
 use super::CommandResult;
+use super::device::DeviceArg;
 use super::output::to_stdout;
 use super::progress::Bar;
 
@@ -28,6 +29,8 @@ pub struct EvalArgs {
     /// Tokenizer, when the model directory has none
     #[arg(long, value_name = "NAME|PATH")]
     tokenizer: Option<String>,
+    #[command(flatten)]
+    device: DeviceArg,
     /// Rows per batch
     #[arg(long, default_value_t = 16)]
     batch: usize,
@@ -39,7 +42,8 @@ pub struct EvalArgs {
 /// Runs the command.
 pub fn run(args: EvalArgs) -> CommandResult {
     let dir = huggingface::resolve(&args.model)?;
-    let model = huggingface::load(&dir)?;
+    let mut model = huggingface::load(&dir)?;
+    model.params_mut().to_device(args.device.open()?)?;
     let tokenizer = match &args.tokenizer {
         Some(name) => Tokenizer::open(name)?,
         None => Tokenizer::load(&dir)?,

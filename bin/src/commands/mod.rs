@@ -2,13 +2,17 @@
 
 pub mod bench;
 pub mod data;
+pub mod device;
+pub mod doctor;
 mod download;
+pub mod emulate;
 pub mod eval;
 pub mod fill;
 pub mod generate;
 pub mod ops;
 pub mod output;
 mod progress;
+pub mod selftest;
 pub mod tokenizer;
 pub mod train;
 

@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use handloom_engine::device::Device;
 use handloom_model::config::{KEYS, ObjectiveKind, RunConfig};
 use handloom_model::eval::Evaluation;
 use handloom_model::fill::fill;
 use handloom_model::generate::{Sampling, generate};
 use handloom_model::huggingface;
 use handloom_model::train::metrics::StepMetrics;
-use handloom_model::train::{Observer, Outcome, Trainer};
+use handloom_model::train::{Observer, Outcome, Placement, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::CommandResult;
+use super::device::DeviceArg;
 use super::output::{say, to_stdout};
 use super::progress::Bar;
 
@@ -32,10 +34,15 @@ pub struct TrainArgs {
     /// Run directory [default: runs/<name of the configuration>, or the next free name]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// auto or cpu (cuda and emulator need a build with those backends)
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// fp32, bf16 or fp16; the same as --set train.precision=...
+    #[command(flatten)]
+    device: DeviceArg,
+    /// On a GPU: launch every kernel of every step, instead of replaying a captured step as one CUDA graph
+    #[arg(long, overrides_with = "cuda_graph")]
+    no_cuda_graph: bool,
+    /// On a GPU: replay a captured step as one CUDA graph (the default, where all steps have one shape)
+    #[arg(long)]
+    cuda_graph: bool,
+    /// fp32, tf32 (on a GPU), bf16 or fp16; the same as --set train.precision=...
     #[arg(long)]
     precision: Option<String>,
     /// Continue the run in --out, or the newest run of this configuration, from its last checkpoint
@@ -56,7 +63,7 @@ pub fn run(args: TrainArgs) -> CommandResult {
             Ok(())
         });
     }
-    check_device(&args.device)?;
+    let placement = Placement { device: args.device.open()?, cuda_graph: !args.no_cuda_graph };
     let mut settings = args.set.clone();
     settings.extend(args.precision.iter().map(|precision| format!("train.precision={precision}")));
     let name = match &args.config {
@@ -66,25 +73,15 @@ pub fn run(args: TrainArgs) -> CommandResult {
     let (dir, config) = choose_run(&args, &name, &settings)?;
 
     let bar = Bar::default();
-    let mut trainer = Trainer::open(config.clone(), &dir, args.resume, &bar)?;
+    let mut trainer = Trainer::open_on(placement, config.clone(), &dir, args.resume, &bar)?;
     introduce(&trainer, &config, &dir);
     let stop = Arc::new(AtomicBool::new(false));
     install_stop(stop.clone())?;
     let mut screen = Screen::new(trainer.steps(), trainer.step(), config.train.batch);
     let outcome = trainer.run(&mut screen, &stop)?;
     screen.bar.finish_and_clear();
+    report_costs(&trainer);
     conclude(&trainer, &config, &dir, &outcome)
-}
-
-fn check_device(device: &str) -> Result<(), String> {
-    match device {
-        "auto" | "cpu" => Ok(()),
-        "emulator" => Err("--device emulator: this build has no CUDA backend yet; use --device cpu".into()),
-        other if other == "cuda" || other.starts_with("cuda:") => {
-            Err(format!("--device {other}: this build has no CUDA backend yet; use --device cpu"))
-        }
-        other => Err(format!("--device {other}: expected auto, cpu, cuda[:N] or emulator")),
-    }
 }
 
 /// The run directory and its configuration.
@@ -131,6 +128,9 @@ fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
         model.params().numel() as f64 / 1e6,
         config.train.precision,
     ));
+    if let Device::Cuda(gpu) = trainer.device() {
+        say(format_args!("device     {} ({})", trainer.device(), gpu.name()));
+    }
     say(format_args!("tokenizer  {}, {} tokens", config.tokenizer.name, trainer.tokenizer.vocab_size()));
     say(format_args!("data       {}", trainer.train_blocks()));
     say(format_args!(
@@ -142,6 +142,22 @@ fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
     ));
     if trainer.step() > 0 {
         say(format_args!("resuming   after step {}", trainer.step()));
+    }
+}
+
+/// On a GPU: what a step has cost the host.
+fn report_costs(trainer: &Trainer) {
+    let Some(step) = trainer.device_step() else { return };
+    let (eager, replayed) = step.host_costs();
+    for (name, cost) in [("kernel by kernel", eager), ("as a CUDA graph", replayed)] {
+        if cost.steps > 0 {
+            say(format_args!(
+                "host       {:.2} ms and {:.0} launches a step, {name} ({} steps)",
+                cost.ms_per_step(),
+                cost.launches_per_step(),
+                cost.steps
+            ));
+        }
     }
 }
 

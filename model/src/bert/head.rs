@@ -39,6 +39,12 @@ impl MlmHead {
         MlmHead { transform, norm, decoder, bias, gelu: config.gelu() }
     }
 
+    /// The bias's id, when files hold it under the decoder's name too: `transformers` does not tie the two when it does
+    /// not tie the decoder, and computes with that one.
+    pub(super) fn untied_bias(&self, config: &BertConfig) -> Option<ParamId> {
+        (!config.tie_word_embeddings).then_some(self.bias)
+    }
+
     fn transformed(&self, fwd: &Forward, x: &Tensor) -> Result<Tensor> {
         let activated = self.transform.forward(&fwd.weights, x, Epilogue::Gelu(self.gelu))?;
         self.norm.forward(&fwd.weights, &activated)

@@ -10,13 +10,13 @@
 
 mod config;
 mod head;
+mod mimetic;
 
 pub use config::BertConfig;
 pub use head::MlmHead;
 
 use handloom_engine::error::Result as EngineResult;
 use handloom_engine::ops::attention::{Attention, attention};
-use handloom_engine::ops::cross_entropy::IGNORE_INDEX;
 use handloom_engine::ops::gelu::Gelu;
 use handloom_engine::ops::linear_cross_entropy::Scored;
 use handloom_engine::ops::matmul::Epilogue;
@@ -28,8 +28,9 @@ use crate::config::ObjectiveKind;
 use crate::error::{Error, Result};
 use crate::layers::{Forward, LayerNorm, Linear};
 use crate::model::{LanguageModel, Score};
-use crate::objective::Batch;
-use crate::params::{InitOptions, Kind, ParamId, Params};
+use crate::objective::{Batch, Chosen};
+use crate::params::{Init, InitOptions, Kind, ParamId, Params};
+use mimetic::Mimetic;
 
 /// A BERT model: its sizes, its parameters, and where each is used.
 pub struct Bert {
@@ -117,14 +118,32 @@ impl Bert {
             })
             .collect();
         let head = with_head.then(|| MlmHead::new(&mut params, &config, word));
+        params.keep_indices(config.max_position_embeddings)?;
         Ok(Bert { config, params, kept: Vec::new(), word, position, segment, norm, blocks, head })
     }
 
     /// Draws the parameters from `seed`.
-    pub fn initialise(&mut self, init: crate::params::Init, seed: u64) -> Result<()> {
+    pub fn initialise(&mut self, init: Init, seed: u64) -> Result<()> {
         let (layers, width) = (self.config.num_hidden_layers, self.config.hidden_size);
         let options = InitOptions { init, std: self.config.initializer_range, layers, width, seed };
-        Ok(self.params.initialise(options)?)
+        self.params.initialise(options)?;
+        if init == Init::Mimetic {
+            self.mimetic().apply(&mut self.params)?;
+        }
+        Ok(())
+    }
+
+    fn mimetic(&self) -> Mimetic {
+        let first = &self.blocks[0];
+        Mimetic {
+            width: self.config.hidden_size,
+            heads: self.config.num_attention_heads,
+            std: self.config.initializer_range,
+            position: self.position,
+            segment: self.segment,
+            first: [first.query.weight, first.key.weight],
+            blocks: self.blocks.iter().map(|b| [b.value.weight, b.attention_output.weight]).collect(),
+        }
     }
 
     /// The hidden states (B, T, C): after the embedding, then after each block.
@@ -172,18 +191,21 @@ impl Bert {
             return Err(Error::Run(message));
         }
         let w = &fwd.weights;
-        let positions: Vec<i32> = (0..time as i32).collect();
-        let positions = Tensor::from_slice(&positions, &[time])?;
-        let position = ops::embedding::embedding(&positions, w.get(self.position))?;
+        let position = ops::embedding::embedding(&self.params.indices(0, time)?, w.get(self.position))?;
         // Without segment ids, one row of the segment table is added everywhere.
         let segment = match &batch.segment_ids {
             Some(ids) => ops::embedding::embedding(ids, w.get(self.segment))?,
-            None => ops::embedding::embedding(&Tensor::from_slice(&[0i32], &[1])?, w.get(self.segment))?,
+            None => ops::embedding::embedding(&self.params.indices(0, 1)?, w.get(self.segment))?,
         };
         let token = ops::embedding::embedding(&batch.ids, w.get(self.word))?;
         let x = ops::elementwise::add(&token, &ops::elementwise::add(&position, &segment)?)?;
         let x = self.norm.forward(w, &x)?;
         Ok(fwd.dropout(&x, self.config.hidden_dropout_prob as f32, 0)?)
+    }
+
+    /// Whether the model predicts tokens; a bare encoder only gives hidden states.
+    pub fn has_head(&self) -> bool {
+        self.head.is_some()
     }
 
     fn head(&self) -> Result<&MlmHead> {
@@ -212,20 +234,6 @@ impl Bert {
         let every: Vec<i32> = (0..(rows * time) as i32).collect();
         Ok(reshape(&self.logits_at(fwd, batch, &every)?, &[rows, time, self.config.vocab_size])?)
     }
-}
-
-/// The positions that count, and their targets. Where none does, one that does not count: every parameter then still gets
-/// its gradient, which is 0.
-fn chosen(targets: &Tensor) -> Result<(Tensor, Tensor)> {
-    let targets = ops::view::contiguous(targets)?;
-    let targets = targets.slice::<i32>()?;
-    let mut rows: Vec<i32> =
-        (0..targets.len() as i32).filter(|&row| targets[row as usize] != IGNORE_INDEX).collect();
-    if rows.is_empty() && !targets.is_empty() {
-        rows.push(0);
-    }
-    let targets: Vec<i32> = rows.iter().map(|&row| targets[row as usize]).collect();
-    Ok((Tensor::from_slice(&rows, &[rows.len()])?, Tensor::from_slice(&targets, &[targets.len()])?))
 }
 
 impl Block {
@@ -280,7 +288,10 @@ impl LanguageModel for Bert {
     fn score(&self, fwd: &Forward, batch: &Batch, divisor: Option<f64>) -> Result<Score> {
         let head = self.head()?;
         let hidden = self.hidden(fwd, batch)?;
-        let (rows, targets) = chosen(&batch.targets)?;
+        let Chosen { rows, targets } = match &batch.chosen {
+            Some(chosen) => chosen.clone(),
+            None => Chosen::of(&batch.targets)?,
+        };
         let gathered = ops::gather::gather_rows(&hidden, &rows)?;
         let Scored { loss, hits } = head.score(fwd, &gathered, &targets, divisor)?;
         Ok(Score { loss, hits })
@@ -308,6 +319,12 @@ impl LanguageModel for Bert {
             "BERT, {} layers, {} heads, width {}, context {}",
             c.num_hidden_layers, c.num_attention_heads, c.hidden_size, c.max_position_embeddings
         )
+    }
+
+    fn aliases(&self) -> Vec<(String, &Tensor)> {
+        let bias = self.head.and_then(|head| head.untied_bias(&self.config));
+        let alias = |id| ("cls.predictions.decoder.bias".to_owned(), self.params.get(id).master());
+        bias.map(alias).into_iter().collect()
     }
 
     fn kept(&self) -> &[(String, Tensor)] {

@@ -13,6 +13,7 @@ use crate::data::DataConfig;
 use crate::error::{Error, Result};
 use crate::gpt2::Gpt2Config;
 use crate::params::{Init, Precision};
+use crate::train::loss_scaler::{LossScaler, LossScaling};
 use crate::train::schedule::ScheduleConfig;
 
 /// The default run: a small GPT on the Austen novels.
@@ -47,7 +48,7 @@ pub struct ModelConfig {
     pub dropout: f64,
     pub tie_embeddings: bool,
     pub init: Init,
-    /// Standard deviation of the gpt2 initialisation.
+    /// Standard deviation of the gpt2 and mimetic initialisations.
     pub init_std: f64,
 }
 
@@ -141,6 +142,13 @@ pub struct OptimizerConfig {
     pub decay: Decay,
     /// Largest global gradient norm; 0 switches clipping off.
     pub clip_norm: f64,
+    /// fp16: the first loss scale. See [`OptimizerConfig::loss_scaling`] for this and the next five.
+    pub loss_scale: f64,
+    pub loss_scale_growth: f64,
+    pub loss_scale_growth_interval: u64,
+    pub loss_scale_backoff: f64,
+    pub loss_scale_min: f64,
+    pub loss_scale_max: f64,
 }
 
 /// Which parameters weight decay applies to.
@@ -153,8 +161,23 @@ pub enum Decay {
     All,
 }
 
+impl OptimizerConfig {
+    /// The rules of fp16's loss scale.
+    pub fn loss_scaling(&self) -> LossScaling {
+        LossScaling {
+            initial: self.loss_scale,
+            growth: self.loss_scale_growth,
+            growth_interval: self.loss_scale_growth_interval,
+            backoff: self.loss_scale_backoff,
+            min: self.loss_scale_min,
+            max: self.loss_scale_max,
+        }
+    }
+}
+
 impl Default for OptimizerConfig {
     fn default() -> Self {
+        let scaling = LossScaling::default();
         OptimizerConfig {
             lr: 5e-5,
             betas: [0.9, 0.999],
@@ -162,6 +185,12 @@ impl Default for OptimizerConfig {
             weight_decay: 0.01,
             decay: Decay::Matrices,
             clip_norm: 1.0,
+            loss_scale: scaling.initial,
+            loss_scale_growth: scaling.growth,
+            loss_scale_growth_interval: scaling.growth_interval,
+            loss_scale_backoff: scaling.backoff,
+            loss_scale_min: scaling.min,
+            loss_scale_max: scaling.max,
         }
     }
 }
@@ -241,14 +270,19 @@ impl RunConfig {
         let mut table: toml::Table = text
             .parse()
             .map_err(|e| Error::Config(format!("{origin} is not valid TOML: {}", one_line(&e))))?;
+        let mut config = parse(&table, origin)?;
+        // One at a time, so that a mistake is blamed on the setting that makes it.
         for setting in settings {
             apply_setting(&mut table, setting)?;
+            config = parse(&table, &format!("--set {setting}"))?;
         }
-        keys::check(&table, origin)?;
-        let config: RunConfig =
-            table.try_into().map_err(|e| Error::Config(format!("{origin}: {}", one_line(&e))))?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// The loss scaler a run begins with; `None` in precisions that need none.
+    pub fn loss_scaler(&self) -> Option<LossScaler> {
+        (self.train.precision == Precision::Fp16).then(|| self.optimizer.loss_scaling().start())
     }
 
     /// The configuration as TOML, complete.
@@ -343,6 +377,7 @@ impl RunConfig {
                 return fail(key, value.to_string(), "0 or a positive number");
             }
         }
+        optimizer.loss_scaling().validate()?;
         let (model, objective) = (self.model.kind, self.objective.kind);
         let wanted = match model {
             ModelKind::Gpt2 => ObjectiveKind::Clm,
@@ -356,6 +391,9 @@ impl RunConfig {
                 name(&model),
                 name(&wanted)
             )));
+        }
+        if self.model.init == Init::Mimetic && model != ModelKind::Bert {
+            return fail("model.init", "mimetic".into(), "another: only model.kind = \"bert\" has this one");
         }
         if !train.pack && objective != ObjectiveKind::Mlm {
             return fail("train.pack", "false".into(), "true: only objective.kind = \"mlm\" pads its rows");
@@ -390,6 +428,12 @@ impl ObjectiveConfig {
         }
         Ok(())
     }
+}
+
+/// The configuration that a table describes; `origin` is blamed for what it cannot be.
+fn parse(table: &toml::Table, origin: &str) -> Result<RunConfig> {
+    keys::check(table, origin)?;
+    table.clone().try_into().map_err(|e| Error::Config(format!("{origin}: {}", one_line(&e))))
 }
 
 /// Parser messages span lines with a picture of the source; errors here are one line.
@@ -477,18 +521,48 @@ mod tests {
     fn mistakes_are_named() {
         assert_eq!(
             message(&["train.stepz=7"]),
-            "configuration: test.toml has an unknown key train.stepz; did you mean train.steps?"
+            "configuration: --set train.stepz=7 has an unknown key train.stepz; did you mean train.steps?"
         );
         assert_eq!(
             message(&["trian.steps=7"]),
-            "configuration: test.toml has an unknown section [trian]; did you mean [train]?"
+            "configuration: --set trian.steps=7 has an unknown section [trian]; did you mean [train]?"
         );
         assert_eq!(
             message(&["steps=7"]),
             "configuration: --set steps=7: expected section.key=value, for example train.steps=100"
         );
         assert_eq!(message(&["train.batch=0"]), "configuration: train.batch is 0, expected at least 1");
-        assert!(message(&["train.batch=many"]).contains("invalid type: string \"many\", expected usize"));
+        for (setting, rest) in [
+            ("loss_scale=0", "loss_scale is 0, expected a positive number that f32 holds"),
+            (
+                "loss_scale_max=1e39",
+                &*format!("loss_scale_max is 1{}, expected a positive number that f32 holds", "0".repeat(39)),
+            ),
+            ("loss_scale=nan", "loss_scale is NaN, expected a positive number that f32 holds"),
+            ("loss_scale=0.5", "loss_scale is 0.5, expected loss_scale_min 1 to loss_scale_max 16777216"),
+            (
+                "loss_scale_min=70000",
+                "loss_scale is 65536, expected loss_scale_min 70000 to loss_scale_max 16777216",
+            ),
+            ("loss_scale_growth=0.5", "loss_scale_growth is 0.5, expected 1 or more"),
+            ("loss_scale_backoff=1", "loss_scale_backoff is 1, expected 0 < factor < 1"),
+            ("loss_scale_backoff=0", "loss_scale_backoff is 0, expected 0 < factor < 1"),
+            ("loss_scale_growth_interval=0", "loss_scale_growth_interval is 0, expected at least 1 step"),
+        ] {
+            assert_eq!(
+                message(&[&format!("optimizer.{setting}")]),
+                format!("configuration: optimizer.{rest}")
+            );
+        }
+        // The file is blamed for its own mistakes only, and a setting for its own.
+        let two = message(&["train.steps=7", "train.batch=many"]);
+        assert!(
+            two.starts_with("configuration: --set train.batch=many: invalid type: string \"many\""),
+            "{two}"
+        );
+        let file = RunConfig::from_toml("[train]\nbatch = \"x\"\n", "x.toml", &["train.steps=7".to_owned()]);
+        let file = file.unwrap_err().to_string();
+        assert!(file.starts_with("configuration: x.toml: invalid type: string \"x\""), "{file}");
         assert!(
             message(&["schedule.kind=cosin"]).contains("unknown variant `cosin`"),
             "{}",

@@ -20,12 +20,17 @@ pub struct KvCache {
 
 impl KvCache {
     /// Room for the model's whole context.
-    pub fn new(model: &Gpt2) -> Self {
+    ///
+    /// # Errors
+    /// When a GPU has no room for it.
+    pub fn new(model: &Gpt2) -> Result<Self> {
         let config = &model.config;
         let shape = [1, config.n_positions, config.n_head, config.n_embd / config.n_head];
         let dtype = model.params.get(model.wte).value.dtype();
-        let empty = || (0..config.n_layer).map(|_| Tensor::empty(&shape, dtype, Device::Cpu)).collect();
-        KvCache { keys: empty(), values: empty(), len: 0 }
+        let empty = || {
+            (0..config.n_layer).map(|_| Tensor::empty(&shape, dtype, Device::Cpu)).collect::<Result<_, _>>()
+        };
+        Ok(KvCache { keys: empty()?, values: empty()?, len: 0 })
     }
 
     /// Tokens held.

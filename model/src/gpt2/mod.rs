@@ -100,6 +100,7 @@ impl Gpt2 {
             let kind = Kind::Weight { fan_in: width, fan_out: config.vocab_size };
             params.add("lm_head.weight".into(), kind, &[config.vocab_size, width])
         };
+        params.keep_indices(config.n_positions)?;
         Ok(Gpt2 { config, params, wte, wpe, blocks, ln_f, lm_head })
     }
 
@@ -136,8 +137,7 @@ impl Gpt2 {
                 start + time
             )));
         }
-        let positions: Vec<i32> = (start as i32..(start + time) as i32).collect();
-        let positions = Tensor::from_slice(&positions, &[time])?;
+        let positions = self.params.indices(start, time)?;
         let tokens = ops::embedding::embedding(ids, fwd.weights.get(self.wte))?;
         let positions = ops::embedding::embedding(&positions, fwd.weights.get(self.wpe))?;
         let x = ops::elementwise::add(&tokens, &positions)?;

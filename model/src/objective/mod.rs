@@ -6,6 +6,7 @@ pub use masked::{Draw, Masking};
 
 use std::ops::Range;
 
+use handloom_engine::device::Device;
 use handloom_engine::ops::cross_entropy::{IGNORE_INDEX, count_targets};
 use handloom_engine::tensor::Tensor;
 
@@ -26,6 +27,39 @@ pub struct Batch {
     pub key_mask: Option<Tensor>,
     /// (B, T) i32, the segment of each token; `None` when all are in segment 0.
     pub segment_ids: Option<Tensor>,
+    /// The positions that count, where a model looks at no others; `None` leaves it to the model to find them, on the CPU.
+    pub chosen: Option<Chosen>,
+}
+
+/// The positions that count and what is to be predicted there.
+#[derive(Clone)]
+pub struct Chosen {
+    /// (K) i32, rows of the flattened (B * T) positions, ascending.
+    pub rows: Tensor,
+    /// (K) i32.
+    pub targets: Tensor,
+}
+
+impl Chosen {
+    /// Those of targets on the CPU. Where none counts, one that does not count: every parameter then still gets its gradient, which
+    /// is 0.
+    ///
+    /// # Errors
+    /// When the targets are on a GPU or not i32.
+    pub fn of(targets: &Tensor) -> Result<Self> {
+        let targets = handloom_engine::ops::view::contiguous(targets)?;
+        let targets = targets.slice::<i32>()?;
+        let mut rows: Vec<i32> =
+            (0..targets.len() as i32).filter(|&row| targets[row as usize] != IGNORE_INDEX).collect();
+        if rows.is_empty() && !targets.is_empty() {
+            rows.push(0);
+        }
+        let targets: Vec<i32> = rows.iter().map(|&row| targets[row as usize]).collect();
+        Ok(Chosen {
+            rows: Tensor::from_slice(&rows, &[rows.len()])?,
+            targets: Tensor::from_slice(&targets, &[targets.len()])?,
+        })
+    }
 }
 
 impl Batch {
@@ -38,7 +72,31 @@ impl Batch {
             counted: count_targets(targets),
             key_mask: None,
             segment_ids: None,
+            chosen: None,
         })
+    }
+
+    /// The batch with each of its tensors replaced by what `f` makes of it, always in the same order.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn map(&self, mut f: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let (ids, targets) = (f(&self.ids)?, f(&self.targets)?);
+        let key_mask = self.key_mask.as_ref().map(&mut f).transpose()?;
+        let segment_ids = self.segment_ids.as_ref().map(&mut f).transpose()?;
+        let chosen = match &self.chosen {
+            Some(Chosen { rows, targets }) => Some(Chosen { rows: f(rows)?, targets: f(targets)? }),
+            None => None,
+        };
+        Ok(Batch { ids, targets, counted: self.counted, key_mask, segment_ids, chosen })
+    }
+
+    /// The batch on another device.
+    ///
+    /// # Errors
+    /// When a GPU has no room for it.
+    pub fn to_device(&self, device: Device) -> Result<Self> {
+        self.map(|tensor| Ok(tensor.to_device(device)?))
     }
 
     /// A causal language model's batch of the blocks of these numbers: `targets[t] = ids[t + 1]`, nothing to predict
@@ -80,7 +138,8 @@ impl Batch {
             targets.resize(targets.len() + time - used, IGNORE_INDEX);
         }
         let key_mask = seen.contains(&0).then(|| Tensor::from_slice(&seen, &[batch, time])).transpose()?;
-        Ok(Batch { key_mask, ..Self::new(&ids, &targets, time)? })
+        let batch = Self::new(&ids, &targets, time)?;
+        Ok(Batch { key_mask, chosen: Some(Chosen::of(&batch.targets)?), ..batch })
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use handloom_engine::device::Device;
 use handloom_engine::dtype::DType;
+use handloom_engine::profile::{Pass, scope};
 use handloom_engine::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -66,10 +67,25 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// The moments of a model that has not been trained.
-    pub fn zeros(model: &dyn LanguageModel) -> Self {
-        let zeros = || model.params().iter().map(|p| Tensor::zeros(p.value.shape(), DType::F32, Device::Cpu));
-        Moments { m: zeros().collect(), v: zeros().collect() }
+    /// The moments on another device.
+    ///
+    /// # Errors
+    /// When a GPU has no room for them.
+    pub fn to_device(&self, device: Device) -> Result<Self> {
+        let _owner = scope("moments", Pass::Other);
+        let all = |moments: &[Tensor]| moments.iter().map(|x| x.to_device(device)).collect::<Result<_, _>>();
+        Ok(Moments { m: all(&self.m)?, v: all(&self.v)? })
+    }
+
+    /// The moments of a model that has not been trained, where its parameters are.
+    ///
+    /// # Errors
+    /// When a GPU has no room for them.
+    pub fn zeros(model: &dyn LanguageModel) -> Result<Self> {
+        let _owner = scope("moments", Pass::Other);
+        let device = model.params().device();
+        let zeros = || model.params().iter().map(|p| Tensor::zeros(p.value.shape(), DType::F32, device));
+        Ok(Moments { m: zeros().collect::<Result<_, _>>()?, v: zeros().collect::<Result<_, _>>()? })
     }
 }
 

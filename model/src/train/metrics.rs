@@ -34,7 +34,7 @@ pub struct StepMetrics {
     pub val_loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_ppl: Option<f64>,
-    /// Share of the predicted tokens of this step that got the largest logit (masked language models).
+    /// Share of the predicted tokens of this step that got the largest logit, ties included (masked language models).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masked_accuracy: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

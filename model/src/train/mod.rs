@@ -1,34 +1,33 @@
 //! Training: the loop, its schedule, its checkpoints.
 
 pub mod checkpoint;
+mod device_step;
+mod inputs;
 pub mod loss_scaler;
 pub mod metrics;
 pub mod schedule;
 mod step;
+mod training;
 
+pub use device_step::{DeviceStep, HostCost};
 pub use step::train_step;
+use training::advise_on_memory;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use handloom_engine::device::Device;
-use handloom_engine::storage;
 
-use crate::bert::Bert;
-use crate::config::{ModelKind, RunConfig};
+use crate::config::RunConfig;
 use crate::data::{Blocks, Order, Progress};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
-use crate::gpt2::Gpt2;
 use crate::huggingface;
-use crate::model::LanguageModel;
+use crate::model::{self, LanguageModel};
 use crate::objective::Objective;
 use crate::params::Precision;
 use crate::tokenizer::Tokenizer;
 use checkpoint::{Best, Checkpoints, Moments, State};
-use loss_scaler::LossScaler;
-use metrics::{MetricsFile, StepMetrics};
+use metrics::StepMetrics;
 
 /// Who is told what happens during training.
 pub trait Observer {
@@ -55,6 +54,20 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
 }
 
+/// Where a run computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    pub device: Device,
+    /// On a GPU: whether steps of one shape are captured once and replayed as a CUDA graph.
+    pub cuda_graph: bool,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Placement { device: Device::Cpu, cuda_graph: true }
+    }
+}
+
 /// A run: model, optimizer, data and position.
 pub struct Trainer {
     config: RunConfig,
@@ -64,6 +77,8 @@ pub struct Trainer {
     objective: Objective,
     moments: Moments,
     state: State,
+    /// On a GPU.
+    device_step: Option<DeviceStep>,
     train: Blocks,
     valid: Option<Blocks>,
     order: Order,
@@ -76,12 +91,27 @@ pub struct Trainer {
 const RUN_TOML: &str = "run.toml";
 
 impl Trainer {
-    /// Starts a run in `run`, or with `resume` continues the one that is there.
+    /// Starts a run on the CPU in `run`, or with `resume` continues the one that is there.
     ///
     /// # Errors
     /// [`Error::Run`] when `run` already holds a run (without `resume`) or none (with it), or when tokenizer or data are
     /// not those the run began with; whatever reading data, tokenizer and checkpoints reports.
     pub fn open(config: RunConfig, run: &Path, resume: bool, progress: &dyn Progress) -> Result<Self> {
+        Self::open_on(Placement::default(), config, run, resume, progress)
+    }
+
+    /// As [`Trainer::open`], on a device.
+    ///
+    /// # Errors
+    /// As [`Trainer::open`], and [`Error::Run`] when the device cannot compute in the configured precision or has no room for the model.
+    pub fn open_on(
+        placement: Placement,
+        config: RunConfig,
+        run: &Path,
+        resume: bool,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        check_precision(&config, placement.device)?;
         let has_run = run.join(RUN_TOML).exists();
         if has_run && !resume {
             return Err(Error::Run(format!(
@@ -114,19 +144,19 @@ impl Trainer {
                 if has_run {
                     check_model(&Self::stored_config(run, &[])?, &config)?;
                 }
-                let fp16 = config.train.precision == Precision::Fp16;
-                state.loss_scaler = fp16.then(|| state.loss_scaler.unwrap_or_default());
+                // A run resumed in fp16 goes on with the scale it had.
+                state.loss_scaler = config.loss_scaler().map(|start| state.loss_scaler.unwrap_or(start));
                 checkpoints.settle(&state, config.train.keep_last)?;
                 (model, moments, state)
             }
             None => {
                 let model = fresh_model(&config, &tokenizer)?;
-                let moments = Moments::zeros(&*model);
+                let moments = Moments::zeros(&*model)?;
                 let state = State {
                     num_blocks: num_blocks as u64,
                     data,
                     tokenizer: tokenizer.fingerprint().to_owned(),
-                    loss_scaler: (config.train.precision == Precision::Fp16).then(LossScaler::default),
+                    loss_scaler: config.loss_scaler(),
                     ..State::default()
                 };
                 (model, moments, state)
@@ -139,7 +169,7 @@ impl Trainer {
             .map_err(Error::io("cannot write", &path))?;
         let order = Order { seed: config.train.seed, shuffle: config.data.shuffle, num_blocks };
         let run = run.to_owned();
-        Ok(Trainer {
+        let mut trainer = Trainer {
             config,
             run,
             model,
@@ -147,12 +177,28 @@ impl Trainer {
             objective,
             moments,
             state,
+            device_step: None,
             train,
             valid,
             order,
             checkpoints,
             saved,
-        })
+        };
+        trainer.place(placement).map_err(advise_on_memory)?;
+        Ok(trainer)
+    }
+
+    /// Moves the run to its device.
+    fn place(&mut self, placement: Placement) -> Result<()> {
+        if placement.device == Device::Cpu {
+            return Ok(());
+        }
+        self.model.params_mut().to_device(placement.device)?;
+        self.moments = self.moments.to_device(placement.device)?;
+        let (model, steps) = (&*self.model, self.steps());
+        self.device_step =
+            Some(DeviceStep::new(model, &self.state, &self.config, steps, placement.cuda_graph)?);
+        Ok(())
     }
 
     /// The configuration of the run in `run`, with `settings` on top.
@@ -191,61 +237,14 @@ impl Trainer {
         &self.train
     }
 
-    /// Trains to the end, or until `stop` becomes true; then the state is saved.
-    ///
-    /// # Errors
-    /// [`Error::Run`] when the loss or gradients are no longer finite (in fp32 and bf16); what saving reports.
-    pub fn run(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
-        let steps = self.steps();
-        let train = self.config.train.clone();
-        let mut metrics = MetricsFile::open(&self.run, self.state.step)?;
-        storage::reset_peak();
-        let mut evaluation = None;
-        while self.state.step < steps && !stop.load(Ordering::Relaxed) {
-            let started = Instant::now();
-            let tokens_before = self.state.rows * self.train.block() as u64;
-            let batches = self.next_batches()?;
-            let (model, moments, state) = (&mut self.model, &mut self.moments, &mut self.state);
-            let mut measured = train_step(&mut **model, moments, state, &self.config, batches, steps)?;
-            let seconds = started.elapsed().as_secs_f64();
-            let tokens = self.state.rows * self.train.block() as u64 - tokens_before;
-            measured.ms_per_step = Some(seconds * 1e3);
-            measured.tokens_per_s = Some(tokens as f64 / seconds);
-            measured.peak_bytes = Some(storage::memory().peak);
-            measured.device = Some(Device::Cpu.to_string());
-            measured.precision = Some(format!("{:?}", train.precision).to_lowercase());
-            let step = self.state.step;
-            let due = |every: u64| every > 0 && step.is_multiple_of(every);
-            observer.step(&measured, steps);
-            let mut improved = false;
-            if self.valid.is_some() && (due(train.eval_every) || step == steps) {
-                let result =
-                    self.evaluate(observer)?.expect("bug in handloom-model: no validation data after all");
-                improved = self.state.best.is_none_or(|best| result.loss < best.val_loss);
-                if improved {
-                    self.state.best = Some(Best { step, val_loss: result.loss });
-                }
-                measured.val_loss = Some(result.loss);
-                measured.val_ppl = Some(result.perplexity);
-                measured.val_masked_accuracy = result.masked_accuracy;
-                observer.evaluated(step, &result, improved);
-                evaluation = Some(result);
-            }
-            metrics.write(&measured)?;
-            if improved || due(train.save_every) || step == steps {
-                self.save(improved)?;
-            }
-        }
-        if self.saved != Some(self.state.step) {
-            self.save(false)?;
-        }
-        let step = self.state.step;
-        if step == steps && evaluation.is_none() {
-            evaluation = self.evaluate(observer)?;
-        }
-        let checkpoint = self.checkpoints.path(step);
-        let best = self.state.best;
-        Ok(Outcome { steps: step, interrupted: step < steps, evaluation, best, checkpoint })
+    /// Where the model is.
+    pub fn device(&self) -> Device {
+        self.model.params().device()
+    }
+
+    /// The step on a GPU, for its costs; `None` on the CPU.
+    pub fn device_step(&self) -> Option<&DeviceStep> {
+        self.device_step.as_ref()
     }
 
     fn evaluate(&self, observer: &mut dyn Observer) -> Result<Option<Evaluation>> {
@@ -288,21 +287,20 @@ fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Box<dyn Lang
             Ok(model)
         }
         None => {
-            let (vocab, init, seed) = (tokenizer.vocab_size(), config.model.init, config.train.seed);
-            match config.model.kind {
-                ModelKind::Gpt2 => {
-                    let mut model = Gpt2::new(config.gpt2(vocab, tokenizer.end_of_text()))?;
-                    model.initialise(init, seed)?;
-                    Ok(Box::new(model))
-                }
-                ModelKind::Bert => {
-                    let mut model = Bert::new(config.bert(vocab, tokenizer.token_to_id("[PAD]")))?;
-                    model.initialise(init, seed)?;
-                    Ok(Box::new(model))
-                }
-            }
+            let (end_of_text, pad) = (tokenizer.end_of_text(), tokenizer.token_to_id("[PAD]"));
+            model::new(config, tokenizer.vocab_size(), end_of_text, pad)
         }
     }
+}
+
+/// tf32 is a way of GPUs' tensor cores; on the CPU it would be fp32 under another name.
+fn check_precision(config: &RunConfig, device: Device) -> Result<()> {
+    if config.train.precision == Precision::Tf32 && device == Device::Cpu {
+        return Err(Error::Run(
+            "tf32 is a precision of GPUs; on the CPU train in fp32 (--precision fp32)".into(),
+        ));
+    }
+    Ok(())
 }
 
 /// A resumed run must see the data it began with, or it would silently be another run.

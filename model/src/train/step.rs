@@ -1,4 +1,4 @@
-//! One optimizer step: micro-batches, gradients, clipping, update.
+//! One optimizer step on the CPU: micro-batches, gradients, clipping, update. [`super::DeviceStep`] is the same on a GPU.
 
 use handloom_engine::ops::adamw::{Parameter, Step, adamw};
 use handloom_engine::ops::norm::{clip_factor, global_norm};
@@ -7,7 +7,7 @@ use handloom_engine::tensor::Tensor;
 use super::Trainer;
 use super::checkpoint::{Moments, State};
 use super::metrics::StepMetrics;
-use crate::config::{Decay, ObjectiveKind, RunConfig};
+use crate::config::{Decay, ObjectiveKind, OptimizerConfig, RunConfig};
 use crate::error::{Error, Result};
 use crate::layers::{DropoutSource, Forward};
 use crate::model::{LanguageModel, Score};
@@ -42,7 +42,7 @@ pub fn train_step(
         let mut under_way = tape.gradients();
         fwd.weights.seed_gradients(&mut under_way, std::mem::take(&mut grads));
         let Score { loss: part, hits: part_hits } = model.score(&fwd, &batch, divisor)?;
-        hits += part_hits;
+        hits += part_hits.item()? as usize;
         loss += part.item()? as f64;
         tape.backward(&part, Tensor::scalar(scale as f32), &mut under_way)?;
         grads = fwd.weights.take_gradients(&mut under_way);
@@ -53,33 +53,24 @@ pub fn train_step(
     let norm = global_norm(&grads)? / scale;
     let lr = optimizer.lr * config.schedule.factor(step, steps);
     let counts = match &mut state.loss_scaler {
-        Some(scaler) => scaler.update(norm.is_finite()),
-        None if norm.is_finite() && loss.is_finite() => true,
-        None => {
-            return Err(Error::Run(format!(
-                "step {}: loss {loss}, gradient norm {norm}: training has diverged. The checkpoint before it is \
-                     intact; lower optimizer.lr, lengthen schedule.warmup_steps or check the data",
-                step + 1
-            )));
+        Some(scaler) => {
+            let rules = optimizer.loss_scaling();
+            let finite = norm.is_finite();
+            if !finite && scaler.scale <= rules.min {
+                return Err(overflow_at_lowest_scale(step + 1, loss, rules.min));
+            }
+            *scaler = scaler.after(&rules, finite);
+            finite
         }
+        None if norm.is_finite() && loss.is_finite() => true,
+        None => return Err(divergence(step + 1, loss, norm)),
     };
     if counts {
         state.updates += 1;
         let grad_scale = (clip_factor(norm, optimizer.clip_norm) / scale) as f32;
         let betas = (optimizer.betas[0], optimizer.betas[1]);
         let shared = Step { lr, betas, eps: optimizer.eps, step: state.updates, grad_scale };
-        let moments = moments.m.iter_mut().zip(&mut moments.v);
-        let mut parameters: Vec<Parameter> = model
-            .params_mut()
-            .iter_mut()
-            .zip(&grads)
-            .zip(moments)
-            .map(|((param, grad), (m, v))| {
-                let decays = optimizer.decay == Decay::All || param.value.rank() >= 2;
-                let weight_decay = if decays { optimizer.weight_decay as f32 } else { 0.0 };
-                Parameter { value: &mut param.value, master: param.master.as_mut(), grad, m, v, weight_decay }
-            })
-            .collect();
+        let mut parameters = parameters(model, moments, &grads, optimizer);
         adamw(&mut parameters, shared)?;
     }
     state.step += 1;
@@ -97,8 +88,41 @@ pub fn train_step(
     })
 }
 
+/// Without a loss scaler, numbers that are not finite end the run.
+pub(super) fn divergence(step: u64, loss: f64, norm: f64) -> Error {
+    Error::Run(format!(
+        "step {step}: loss {loss}, gradient norm {norm}: training has diverged. The checkpoint before it is intact; lower \
+         optimizer.lr, lengthen schedule.warmup_steps or check the data"
+    ))
+}
+
+/// With one, an overflow that no lower scale can help.
+pub(super) fn overflow_at_lowest_scale(step: u64, loss: f64, min: f64) -> Error {
+    Error::Run(format!(
+        "step {step}: gradients overflow with the lowest loss scale, {min}: loss {loss}. The checkpoint before it is intact; lower \
+         optimizer.lr, train in bf16, or lower optimizer.loss_scale_min"
+    ))
+}
+
+/// Each parameter with its gradient, moments and weight decay.
+pub(super) fn parameters<'a>(
+    model: &'a mut dyn LanguageModel,
+    moments: &'a mut Moments,
+    grads: &'a [Tensor],
+    optimizer: &OptimizerConfig,
+) -> Vec<Parameter<'a>> {
+    let moments = moments.m.iter_mut().zip(&mut moments.v);
+    let all = model.params_mut().iter_mut().zip(grads).zip(moments);
+    all.map(|((param, grad), (m, v))| {
+        let decays = optimizer.decay == Decay::All || param.value.rank() >= 2;
+        let weight_decay = if decays { optimizer.weight_decay as f32 } else { 0.0 };
+        Parameter { value: &mut param.value, master: param.master.as_mut(), grad, m, v, weight_decay }
+    })
+    .collect()
+}
+
 /// Every parameter must have received a gradient: one that did not is a broken model, never a silent zero.
-fn all_present(model: &dyn LanguageModel, grads: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
+pub(super) fn all_present(model: &dyn LanguageModel, grads: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
     let names = model.params().iter().map(|param| &param.name);
     names
         .zip(grads)

@@ -49,7 +49,7 @@ pub fn run(args: BenchGenerateArgs) -> CommandResult {
     for run in 0..=args.runs {
         let mut sampler = Sampler::new(Sampling { seed: run as u64, ..Sampling::default() })?;
         let started = Instant::now();
-        let mut cache = KvCache::new(&model);
+        let mut cache = KvCache::new(&model)?;
         let mut next = args.prompt.clone();
         for _ in 0..args.new_tokens {
             let logits = model.next_logits(&fwd, &mut cache, &next)?;

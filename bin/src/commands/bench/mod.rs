@@ -3,6 +3,7 @@
 mod generate;
 mod op;
 mod train;
+mod train_on_gpu;
 
 use clap::{Args, Subcommand};
 
