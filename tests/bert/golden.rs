@@ -69,6 +69,7 @@ impl Golden {
                 counted: count_targets(&each(targets, i)),
                 key_mask: Some(tensor(&each(masks, i))),
                 segment_ids: Some(tensor(&each(segments, i))),
+                chosen: None,
             })
             .collect()
     }

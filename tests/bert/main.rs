@@ -2,6 +2,7 @@
 
 mod golden;
 mod masking;
+mod mimetic;
 mod model;
 mod parity;
 mod training;

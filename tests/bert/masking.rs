@@ -3,7 +3,7 @@
 use handloom_engine::ops::cross_entropy::IGNORE_INDEX;
 use handloom_model::config::ObjectiveConfig;
 use handloom_model::objective::{Draw, Masking};
-use handloom_model::tokenizer::Tokenizer;
+use handloom_model::tokenizer::{Tokenizer, TokenizerKind, TrainOptions, train};
 
 const VOCAB: usize = 4096;
 const MASK: i32 = 4;
@@ -195,6 +195,103 @@ fn whole_words_are_chosen_together() {
 }
 
 #[test]
+fn a_word_has_the_choice_of_its_first_piece_and_each_piece_its_own_fate() {
+    let tokenizer = wordpiece();
+    let pieces: Vec<i32> =
+        (5..VOCAB as i32).filter(|id| tokenizer.id_to_token(*id as u32).unwrap().starts_with("##")).collect();
+    let piece = |id: i32| pieces.contains(&id);
+    let whole_words: Vec<i32> = ordinary(4000).into_iter().filter(|id| !piece(*id)).collect();
+    // Words of one to four pieces, special tokens between and inside them, and a piece with nothing before it.
+    let mut before = vec![pieces[0]];
+    for i in 0..400 {
+        before.push(whole_words[i]);
+        before.extend(&pieces[i..i + i % 4]);
+        before.extend((i % 7 == 0).then_some(SPECIAL[i % 5]));
+        before.extend((i % 14 == 0).then_some(pieces[i]));
+    }
+    let starts: Vec<usize> = (0..before.len())
+        .scan(0, |start, i| {
+            let inside = i > 0 && piece(before[i]) && !SPECIAL.contains(&before[i - 1]);
+            *start = if inside { *start } else { i };
+            Some(*start)
+        })
+        .collect();
+    let apply = |change: fn(&mut ObjectiveConfig), row: u64| {
+        let mut after = before.clone();
+        let targets = masking(change).apply(&mut after, training(11, row));
+        (after, targets)
+    };
+    for row in 0..20 {
+        let (_, single) = apply(|c| c.mask_prob = 0.4, row);
+        let (fates, _) = apply(|c| c.mask_prob = 1.0, row);
+        let (after, targets) = apply(|c| (c.mask_prob, c.whole_word) = (0.4, true), row);
+        for (i, &start) in starts.iter().enumerate() {
+            let chosen = single[start] != IGNORE_INDEX;
+            let want = if chosen { (fates[i], before[i]) } else { (before[i], IGNORE_INDEX) };
+            assert_eq!((after[i], targets[i]), want, "row {row}, token {i}, word from {start}");
+        }
+    }
+}
+
+#[test]
+fn a_token_that_only_begins_like_a_piece_begins_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocab = dir.path().join("vocab.txt");
+    std::fs::write(&vocab, "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nc\n#\n#1\n##b\n").unwrap();
+    let mut config = ObjectiveConfig { mask_prob: 0.5, ..ObjectiveConfig::default() };
+    let tokenizer = Tokenizer::load(&vocab).unwrap();
+    let single = Masking::new(&config, &tokenizer).unwrap();
+    config.whole_word = true;
+    let whole = Masking::new(&config, &tokenizer).unwrap();
+    for row in 0..50 {
+        let targets = |masking: &Masking, mut ids: Vec<i32>| masking.apply(&mut ids, training(2, row));
+        // None of these is inside a word.
+        let alone = vec![5, 6, 7, 5, 7, 6];
+        assert_eq!(targets(&whole, alone.clone()), targets(&single, alone), "row {row}");
+        let chosen: Vec<bool> = targets(&whole, vec![6, 8, 8]).iter().map(|t| *t != IGNORE_INDEX).collect();
+        assert!(chosen.iter().all(|c| *c == chosen[0]), "row {row}: # and its pieces");
+    }
+}
+
+#[test]
+fn the_ends_of_the_shares_are_exact() {
+    // Probability 1 leaves no draw out and 0 takes none, whatever the draws.
+    let fates = |masked: f64, random: f64| {
+        let masking =
+            masking(|c| (c.mask_prob, c.mask_token_share, c.random_token_share) = (1.0, masked, random));
+        many(&masking, 200).concat()
+    };
+    assert!(fates(1.0, 0.0).iter().all(|(_, after, _)| *after == MASK));
+    assert!(fates(0.0, 0.0).iter().all(|(before, after, _)| after == before));
+    let random = fates(0.0, 1.0);
+    let kept = random.iter().filter(|(before, after, _)| before == after).count();
+    assert_share("what was there", kept, random.len(), 1.0 / VOCAB as f64);
+    assert!(random.iter().all(|(_, after, _)| (0..VOCAB as i32).contains(after)));
+    let (least, most) = random.iter().fold((i32::MAX, 0), |(a, b), (_, x, _)| (a.min(*x), b.max(*x)));
+    assert_eq!((least, most), (0, VOCAB as i32 - 1), "200,000 draws reach both ends");
+}
+
+#[test]
+fn the_three_draws_of_a_position_are_independent() {
+    // Half chosen, half of those masked, the rest random: each of the four combinations of neighbouring fates has its share,
+    // and random tokens do not depend on what was drawn before.
+    let masking = masking(|c| (c.mask_prob, c.mask_token_share, c.random_token_share) = (0.5, 0.5, 0.5));
+    let rows = many(&masking, 100);
+    let all = rows.concat();
+    let chosen: Vec<_> = all.iter().filter(|(_, _, t)| *t != IGNORE_INDEX).collect();
+    let masked = chosen.iter().filter(|(_, after, _)| *after == MASK).count();
+    assert_share("[MASK] of the chosen", masked, chosen.len(), 0.5 + 0.5 / VOCAB as f64);
+    let random: Vec<i32> = chosen.iter().map(|(_, after, _)| *after).filter(|after| *after != MASK).collect();
+    let low = random.iter().filter(|id| **id < VOCAB as i32 / 2).count();
+    // [MASK] itself, id 4, is in the lower half and not counted.
+    let v = VOCAB as f64;
+    assert_share("lower half", low, random.len(), (v / 2.0 - 1.0) / (v - 1.0));
+    let fates: Vec<bool> = chosen.iter().map(|(_, after, _)| *after == MASK).collect();
+    let both = fates.windows(2).filter(|pair| pair[0] && pair[1]).count();
+    assert_share("two [MASK] in a row", both, fates.len() - 1, (0.5 + 0.5 / v).powi(2));
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let refuse = |config: ObjectiveConfig, tokenizer: &Tokenizer| {
         Masking::new(&config, tokenizer).err().expect("refused").to_string()
@@ -210,6 +307,21 @@ fn what_cannot_be_is_refused() {
         refuse(shares, &wordpiece()),
         "configuration: objective.mask_token_share 0.8 and objective.random_token_share 0.25 add up to 1.05, expected \
          at most 1"
+    );
+    // Sums that are 1 but for rounding are 1.
+    let shares = ObjectiveConfig { mask_token_share: 0.9, random_token_share: 0.1, ..default.clone() };
+    Masking::new(&shares, &wordpiece()).map(|_| ()).unwrap();
+    let whole = ObjectiveConfig { whole_word: true, ..default.clone() };
+    let unigram = TrainOptions {
+        kind: TokenizerKind::Unigram,
+        vocab_size: 28,
+        special: vec!["[MASK]".to_owned()],
+        show_progress: false,
+    };
+    let text = "a girl walks home slowly and sees bright birds over old trees ".repeat(30);
+    assert_eq!(
+        refuse(whole, &train([text], &unigram).unwrap()),
+        "objective.whole_word needs a WordPiece tokenizer, which marks the pieces of a word with ##; this one is Unigram"
     );
     for mask_prob in [-0.1, 1.5, f64::NAN] {
         let message = refuse(ObjectiveConfig { mask_prob, ..default.clone() }, &wordpiece());

@@ -196,6 +196,32 @@ fn files_of_other_shapes_load() {
 }
 
 #[test]
+fn an_untied_head_keeps_its_bias_under_both_names() {
+    let model = small(|c| c.tie_word_embeddings = false);
+    let batch = batch(&[13, 7], 3);
+    let want = loss(&model, &batch);
+    let dir = tempfile::tempdir().unwrap();
+    huggingface::save(dir.path(), &model, &Tokenizer::embedded("austen-wordpiece").unwrap()).unwrap();
+    let file = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let data = |name: &str| tensors.tensor(name).unwrap().data().to_vec();
+    assert_eq!(data("cls.predictions.decoder.bias"), data("cls.predictions.bias"));
+    assert_eq!(loss(&huggingface::load_bert(dir.path()).unwrap(), &batch), want);
+    // transformers computes with the decoder's; the other may hold anything, or (before version 5) be the only one.
+    let noise = vec![7u8; 4 * 301];
+    for (name, same) in [("cls.predictions.bias", true), ("cls.predictions.decoder.bias", false)] {
+        let other = TensorView::new(safetensors::Dtype::F32, vec![301], &noise).unwrap();
+        let views = tensors.iter().map(|(n, view)| (n, if n == name { other.clone() } else { view }));
+        safetensors::serialize_to_file(views, None, &file).unwrap();
+        assert_eq!(loss(&huggingface::load_bert(dir.path()).unwrap(), &batch) == want, same, "{name}");
+    }
+    let views = tensors.iter().filter(|(name, _)| *name != "cls.predictions.decoder.bias");
+    safetensors::serialize_to_file(views, None, &file).unwrap();
+    assert_eq!(loss(&huggingface::load_bert(dir.path()).unwrap(), &batch), want);
+}
+
+#[test]
 fn a_file_that_does_not_fit_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let message = || huggingface::load_bert(dir.path()).err().expect("refused").to_string();

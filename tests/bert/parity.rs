@@ -22,7 +22,7 @@ pub fn gradients(model: &Bert, batch: &Batch, recompute: bool) -> (f64, usize, V
     tape.backward(&loss, Tensor::scalar(1.0), &mut grads).unwrap();
     let grads = fwd.weights.take_gradients(&mut grads);
     let grads = model.params.iter().zip(grads).map(|(p, g)| g.unwrap_or_else(|| panic!("{}: none", p.name)));
-    (loss.item().unwrap() as f64, hits, grads.collect())
+    (loss.item().unwrap() as f64, hits.item().unwrap() as usize, grads.collect())
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn twenty_steps_of_adamw_are_those_of_pytorch() {
     settings.push(format!("schedule.warmup_steps={}", json["schedule"]["warmup_steps"]));
     let config = RunConfig::from_toml("", "test", &settings).unwrap();
     let mut model = tiny();
-    let (mut moments, mut state) = (Moments::zeros(&model), State::default());
+    let (mut moments, mut state) = (Moments::zeros(&model).unwrap(), State::default());
     let losses: Vec<f64> = json["loss_f64"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
     let batches = golden.batches();
     assert_eq!((batches.len(), losses.len()), (20, 20));

@@ -113,6 +113,22 @@ fn evaluation_has_a_fixed_mask() {
     assert!(last["masked_accuracy"].is_number() && last["val_masked_accuracy"].is_number(), "{last}");
 }
 
+#[test]
+fn steps_in_which_nothing_is_chosen_change_nothing_but_decay() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &["objective.mask_prob=0", "optimizer.weight_decay=0"]).unwrap();
+    let out = dir.path().join("run");
+    let weights = |outcome: &Outcome| std::fs::read(outcome.checkpoint.join("model.safetensors")).unwrap();
+    let (first, _, _) = run(config.clone(), &out, false, 3);
+    let begun = weights(&first);
+    let (last, steps, evaluations) = run(config, &out, true, 0);
+    for step in steps {
+        assert_eq!((step.loss, step.grad_norm, step.masked_accuracy), (Some(0.0), Some(0.0), Some(0.0)));
+    }
+    assert!(evaluations.len() == 2 && evaluations.iter().all(|e| (e.loss, e.tokens) == (0.0, 0)));
+    assert!(begun == weights(&last));
+}
+
 fn rows_of(config: &RunConfig, tokenizer: &Tokenizer) -> (Objective, handloom_model::data::Blocks) {
     let objective = Objective::new(config, tokenizer).unwrap();
     let blocks = config.data.open_train_as(objective.layout(), tokenizer, &Quiet).unwrap();

@@ -20,11 +20,11 @@ use handloom_engine::philox::Stream;
 use handloom_engine::tensor::Tensor;
 
 fn zeros(shape: &[usize]) -> Tensor {
-    Tensor::zeros(shape, DType::F32, Device::Cpu)
+    Tensor::zeros(shape, DType::F32, Device::Cpu).expect("the CPU has room")
 }
 
 fn half(shape: &[usize]) -> Tensor {
-    Tensor::zeros(shape, DType::BF16, Device::Cpu)
+    Tensor::zeros(shape, DType::BF16, Device::Cpu).expect("the CPU has room")
 }
 
 fn ids(values: &[i32]) -> Tensor {

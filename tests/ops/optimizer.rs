@@ -34,7 +34,7 @@ fn train(dtype: DType) {
     for (size, weight_decay) in [(0, 0.1), (1, 0.0), (17, 0.1), (65_537, 0.3)] {
         let mut master = normal(&[size], &mut reader);
         let mut value = cast(&master, dtype).unwrap();
-        let zeros = || Tensor::zeros(&[size], DType::F32, master.device());
+        let zeros = || Tensor::zeros(&[size], DType::F32, master.device()).unwrap();
         let (mut m, mut v) = (zeros(), zeros());
         let (mut p64, mut m64, mut v64) = (values(&master), vec![0.0; size], vec![0.0; size]);
         for t in 1..=5 {
@@ -73,8 +73,10 @@ fn the_first_step_is_lr_times_the_sign() {
     // m^ = g and v^ = g^2 at step 1, whatever the betas: p = p (1 - lr wd) - lr sign(g).
     let mut value = Tensor::from_slice(&[1.0f32, -2.0, 3.0], &[3]).unwrap();
     let grad = Tensor::from_slice(&[1e-3f32, -7.0, 1e4], &[3]).unwrap();
-    let (mut m, mut v) =
-        (Tensor::zeros(&[3], DType::F32, grad.device()), Tensor::zeros(&[3], DType::F32, grad.device()));
+    let (mut m, mut v) = (
+        Tensor::zeros(&[3], DType::F32, grad.device()).unwrap(),
+        Tensor::zeros(&[3], DType::F32, grad.device()).unwrap(),
+    );
     let mut p =
         Parameter { value: &mut value, master: None, grad: &grad, m: &mut m, v: &mut v, weight_decay: 0.5 };
     adamw(std::slice::from_mut(&mut p), step(1)).unwrap();
@@ -84,12 +86,12 @@ fn the_first_step_is_lr_times_the_sign() {
 
 #[test]
 fn misuse_is_reported() {
-    let grad = Tensor::zeros(&[3], DType::F32, handloom_engine::device::Device::Cpu);
-    let short = Tensor::zeros(&[2], DType::F32, grad.device());
-    let half = Tensor::zeros(&[3], DType::BF16, grad.device());
+    let grad = Tensor::zeros(&[3], DType::F32, handloom_engine::device::Device::Cpu).unwrap();
+    let short = Tensor::zeros(&[2], DType::F32, grad.device()).unwrap();
+    let half = Tensor::zeros(&[3], DType::BF16, grad.device()).unwrap();
     let call = |value: &Tensor, master: Option<&Tensor>, grad: &Tensor, m: &Tensor, s: Step| {
         let (mut value, mut master, mut m) = (value.clone(), master.cloned(), m.clone());
-        let mut v = Tensor::zeros(&[3], DType::F32, m.device());
+        let mut v = Tensor::zeros(&[3], DType::F32, m.device()).unwrap();
         let mut p = Parameter {
             value: &mut value,
             master: master.as_mut(),
@@ -130,7 +132,7 @@ fn the_global_norm_is_that_of_all_gradients() {
     assert!((got / want - 1.0).abs() < 1e-6, "{got} != {want}");
     assert_eq!(global_norm([]).unwrap(), 0.0);
     assert_eq!(global_norm([&tensor(&[3.0, 4.0])]).unwrap(), 5.0);
-    let half = Tensor::zeros(&[3], DType::BF16, got_device());
+    let half = Tensor::zeros(&[3], DType::BF16, got_device()).unwrap();
     assert_eq!(global_norm([&half]).unwrap_err().to_string(), "slice: tensor has dtype bf16, expected f32");
 }
 

@@ -35,7 +35,7 @@ fn greedy_continuations_are_those_of_transformers() {
     for case in golden["greedy"].as_array().unwrap() {
         let (mut unread, want) = (ids(&case["prompt"]), ids(&case["new_tokens"]));
         let mut sampler = Sampler::new(GREEDY).unwrap();
-        let mut cache = KvCache::new(&model);
+        let mut cache = KvCache::new(&model).unwrap();
         let next = |_| {
             let logits = model.next_logits(&fwd, &mut cache, &unread).unwrap();
             let token = sampler.next(&logits).unwrap() as i32;
@@ -104,7 +104,7 @@ fn cached_logits_are_the_full_ones_at_every_position() {
     let ids: Vec<i32> = (0..context as i32).map(|t| (t * 37 + 11) % vocab as i32).collect();
     let want = full_logits(&model, &ids);
     let fwd = Forward::inference(&model.params);
-    let mut cache = KvCache::new(&model);
+    let mut cache = KvCache::new(&model).unwrap();
     // One token at a time, a prompt and single tokens, and pieces that do not divide the context. The cache is used
     // again: what an earlier text left in it must not be seen.
     for pieces in
@@ -140,7 +140,7 @@ fn half_precision_models_generate_with_a_cache_of_their_own_precision() {
     let ids = [5, 77, 31, 96, 40];
     let want = full_logits(&model, &ids);
     let fwd = Forward::inference(&model.params);
-    let mut cache = KvCache::new(&model);
+    let mut cache = KvCache::new(&model).unwrap();
     model.next_logits(&fwd, &mut cache, &ids[..3]).unwrap();
     model.next_logits(&fwd, &mut cache, &ids[3..4]).unwrap();
     let got: Vec<f64> =

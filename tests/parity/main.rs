@@ -2,6 +2,7 @@
 
 mod generation;
 mod loading;
+mod loss_scaling;
 mod model;
 mod run;
 mod training;

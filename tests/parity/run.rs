@@ -3,9 +3,7 @@
 use handloom_model::config::RunConfig;
 use handloom_model::gpt2::Gpt2;
 use handloom_model::objective::Batch;
-use handloom_model::params::Precision;
 use handloom_model::train::checkpoint::{Moments, State};
-use handloom_model::train::loss_scaler::LossScaler;
 use handloom_model::train::metrics::StepMetrics;
 use handloom_model::train::train_step;
 use handloom_tests::goldens::Golden;
@@ -25,9 +23,8 @@ impl Run {
         let config = RunConfig::from_toml("", "test", &settings).unwrap();
         let precision = config.train.precision;
         model.params.set_precision(precision).unwrap();
-        let loss_scaler = (precision == Precision::Fp16).then(LossScaler::default);
-        let state = State { loss_scaler, ..State::default() };
-        Run { moments: Moments::zeros(&model), model, state, config, steps }
+        let state = State { loss_scaler: config.loss_scaler(), ..State::default() };
+        Run { moments: Moments::zeros(&model).unwrap(), model, state, config, steps }
     }
 
     /// With the optimizer and the schedule of a golden training run.

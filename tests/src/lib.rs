@@ -1,5 +1,5 @@
 //! Shared helpers of the whole-program tests.
 
-pub mod close;
 pub mod goldens;
-pub mod oracle;
+
+pub use handloom_engine::check::{close, oracle};

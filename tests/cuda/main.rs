@@ -1,0 +1,9 @@
+//! The CUDA backend on the emulated GPU, all its checks on.
+
+mod attention;
+mod cards;
+mod guarded;
+mod loss;
+mod moving;
+mod norms;
+mod optimizer;
