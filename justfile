@@ -16,3 +16,12 @@ profile *ARGS:
 compare *ARGS:
     cargo build --release
     python bench/compare.py {{ARGS}}
+
+# Compile the CUDA kernels (CUDA=ROOT of the toolkit, see kernels/toolkit.txt)
+kernels:
+    cargo run -p handloom-kernels --bin build-kernels
+
+# Everything about the GPU at hand, or the emulated one: just qualify --device emulator
+qualify *ARGS:
+    cargo build --release --workspace
+    bench/gpu/qualify.sh {{ARGS}}

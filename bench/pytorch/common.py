@@ -6,9 +6,10 @@ import resource
 
 import torch
 import transformers
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 VOCAB = 50257
+BERT_VOCAB = 30522
 CONTEXT = 128
 
 
@@ -20,6 +21,17 @@ def textbook_model(dropout, attention="sdpa"):
         resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, attn_implementation=attention,
     )
     return GPT2LMHeadModel(config)
+
+
+def textbook_bert(dropout, attention="sdpa"):
+    """The same sizes with BERT's vocabulary and masked-language-model head, tied."""
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=BERT_VOCAB, max_position_embeddings=CONTEXT, hidden_size=256, num_hidden_layers=4,
+        num_attention_heads=4, intermediate_size=1024, hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout, attn_implementation=attention,
+    )
+    return BertForMaskedLM(config)
 
 
 def median(values):

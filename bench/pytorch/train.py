@@ -2,7 +2,8 @@
 
 The step: GPT-2 of width 256, 4 layers, 4 heads, vocabulary 50,257, batch 16 of 128 tokens, dropout 0.1 everywhere,
 loss as transformers computes it, backward, global-norm clip 1.0, AdamW lr 5e-5, linear schedule with 100 warm-up steps.
-The tokens are random: no operation's time depends on them.
+With --model bert a BertForMaskedLM of these sizes, vocabulary 30,522, 15 % of the labels counting: transformers computes the
+logits of every position. The tokens are random: no operation's time depends on them.
 """
 
 import argparse
@@ -13,13 +14,14 @@ from contextlib import nullcontext
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from common import CONTEXT, VOCAB, environment, median, peak_rss_bytes, textbook_model
+from common import BERT_VOCAB, CONTEXT, VOCAB, environment, median, peak_rss_bytes, textbook_bert, textbook_model
 
 ADAMW = {"fused": {"fused": True}, "foreach": {"foreach": True}, "loop": {"foreach": False}}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["gpt2", "bert"], default="gpt2")
     parser.add_argument("--mode", choices=["eager", "compile", "max-autotune"], default="eager")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="bf16 is CPU autocast")
     parser.add_argument("--adamw", choices=list(ADAMW), default="fused", help="the fastest here is fused")
@@ -32,7 +34,10 @@ def main():
 
     torch.set_num_threads(args.threads)
     before = environment()
-    model = textbook_model(args.dropout).train()
+    bert = args.model == "bert"
+    model = (textbook_bert if bert else textbook_model)(args.dropout).train()
+    vocab = BERT_VOCAB if bert else VOCAB
+    more = {} if bert else {"use_cache": False}
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, **ADAMW[args.adamw])
     schedule = get_linear_schedule_with_warmup(optimizer, 100, 1000)
     run = model
@@ -41,10 +46,13 @@ def main():
     tokens = torch.Generator().manual_seed(2)
 
     def step():
-        ids = torch.randint(0, VOCAB, (args.batch, CONTEXT), generator=tokens)
+        ids = torch.randint(0, vocab, (args.batch, CONTEXT), generator=tokens)
+        labels = ids
+        if bert:
+            labels = ids.masked_fill(torch.rand(ids.shape, generator=tokens) >= 0.15, -100)
         start = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16) if args.dtype == "bf16" else nullcontext():
-            loss = run(input_ids=ids, labels=ids, use_cache=False).loss
+            loss = run(input_ids=ids, labels=labels, **more).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -62,7 +70,7 @@ def main():
     cpu_seconds = (time.process_time() - cpu_start) / args.steps
     seconds = median([t for t, _ in timed])
     result = {
-        "bench": "train", "engine": "pytorch", "mode": args.mode, "dtype": args.dtype, "adamw": args.adamw,
+        "bench": "train", "engine": "pytorch", "model": args.model, "mode": args.mode, "dtype": args.dtype, "adamw": args.adamw,
         "threads": args.threads, "batch": args.batch, "block": CONTEXT, "dropout": args.dropout,
         "parameters": sum(p.numel() for p in model.parameters()),
         "warmup_steps": args.warmup, "warmup_s": round(warmup_s, 1), "steps": args.steps,
