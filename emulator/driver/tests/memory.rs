@@ -10,6 +10,12 @@ use cudarc::nvrtc::Ptx;
 
 const BASIC: &str = include_str!("../../tests/ptx/basic.ptx");
 
+/// One test at a time: any synchronisation of the device trims every pool.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 fn ok(code: sys::CUresult) {
     assert_eq!(code, E::CUDA_SUCCESS);
 }
@@ -37,6 +43,7 @@ fn new_pool() -> sys::CUmemoryPool {
 
 #[test]
 fn a_pool_keeps_freed_memory_up_to_its_threshold() {
+    let _alone = alone();
     use sys::CUmemPool_attribute as A;
     let context = common::context();
     let stream = context.new_stream().unwrap();
@@ -77,6 +84,7 @@ fn a_pool_keeps_freed_memory_up_to_its_threshold() {
 
 #[test]
 fn the_default_pool_serves_asynchronous_allocations() {
+    let _alone = alone();
     let context = common::context();
     let stream = context.new_stream().unwrap();
     let mut pool = std::ptr::null_mut();
@@ -97,6 +105,7 @@ fn the_default_pool_serves_asynchronous_allocations() {
 /// One buffer of the host, written by the host, read and written by a kernel, with no copy.
 #[test]
 fn kernels_reach_pinned_registered_and_managed_memory() {
+    let _alone = alone();
     let context = common::context();
     let stream = context.new_stream().unwrap();
     let add = context.load_module(Ptx::from_src(BASIC)).unwrap().load_function("vector_add").unwrap();
@@ -146,6 +155,7 @@ fn kernels_reach_pinned_registered_and_managed_memory() {
 
 #[test]
 fn copies_and_fills_in_two_dimensions_keep_the_padding() {
+    let _alone = alone();
     let _context = common::context();
     let (width, height) = (5usize, 3usize);
     let source: Vec<u8> = (0..15).collect();
