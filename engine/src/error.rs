@@ -23,9 +23,6 @@ pub enum Error {
     /// A tensor is on another device than the op or the caller needs.
     #[error("{op}: the tensor is on {got}, expected {expected}; move it with Tensor::to_device")]
     Device { op: &'static str, expected: String, got: String },
-    /// An op that has no kernel for this device.
-    #[error("{op}: has no kernel for {device}")]
-    NoKernel { op: &'static str, device: String },
     /// From a GPU, its driver or a launcher.
     #[error(transparent)]
     Cuda(#[from] handloom_kernels::error::Error),
@@ -46,11 +43,6 @@ impl Error {
     /// Whether a GPU had no room for a tensor.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Error::Cuda(handloom_kernels::error::Error::OutOfMemory { .. }))
-    }
-
-    /// An [`Error::NoKernel`].
-    pub fn no_kernel(op: &'static str, device: crate::device::Device) -> Self {
-        Error::NoKernel { op, device: device.to_string() }
     }
 
     /// A value error, from anything printable.

@@ -288,7 +288,7 @@ fn gelu_backward(dout: &Tensor, pre: &Tensor, form: Gelu) -> Result<Tensor> {
                 dpre.cuda_slice_mut()?,
                 dout,
                 pre,
-                cuda::form(form),
+                form.launched(),
                 false,
             )?;
         }

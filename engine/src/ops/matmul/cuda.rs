@@ -1,6 +1,5 @@
 //! Matrix products on a GPU: from tensors to [`handloom_kernels::matmul`].
 
-use handloom_kernels::gelu::Form;
 use handloom_kernels::matmul::{Activation, Epilogue, Matmul, Matrix, Output, column_sums, matmul};
 use handloom_kernels::slice::Slice;
 
@@ -10,13 +9,6 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::gelu::Gelu;
 use crate::tensor::Tensor;
-
-pub(super) fn form(form: Gelu) -> Form {
-    match form {
-        Gelu::Tanh => Form::Tanh,
-        Gelu::Erf => Form::Erf,
-    }
-}
 
 /// The matrices in the last two dimensions of `x`, `batch_stride` elements apart.
 fn matrices(x: &Tensor, batch_stride: usize) -> Result<Matrix<'_>> {
@@ -57,7 +49,7 @@ impl Layer<'_> {
         [rows, n, k]: [usize; 3],
     ) -> Result<()> {
         let activation = match pre_activation {
-            Some((gelu, pre)) => Activation::Gelu { form: form(*gelu), pre: pre.cuda_slice_mut()? },
+            Some((gelu, pre)) => Activation::Gelu { form: gelu.launched(), pre: pre.cuda_slice_mut()? },
             None => Activation::None,
         };
         let epilogue =
