@@ -10,6 +10,7 @@ mod cluster;
 mod engine;
 pub mod fast;
 mod hopper;
+mod integer;
 mod interpret;
 pub mod lanes;
 mod matrix;
