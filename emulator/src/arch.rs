@@ -30,7 +30,7 @@ pub struct Arch {
     pub max_cluster: u32,
 }
 
-const ARCHS: &[Arch] = &[SM_80, SM_90A];
+const ARCHS: &[Arch] = &[SM_80, SM_86, SM_89, SM_90A];
 
 const SM_80: Arch = Arch {
     name: "sm_80",
@@ -54,6 +54,21 @@ const SM_80: Arch = Arch {
     max_cluster: 0,
 };
 
+/// A GeForce RTX 3090.
+const SM_86: Arch = Arch {
+    name: "sm_86",
+    minor: 6,
+    shared_per_block_optin: 99 << 10,
+    shared_per_sm: 100 << 10,
+    max_threads_per_sm: 1536,
+    max_blocks_per_sm: 16,
+    sms: 82,
+    ..SM_80
+};
+
+/// A GeForce RTX 4090.
+const SM_89: Arch = Arch { name: "sm_89", minor: 9, max_blocks_per_sm: 24, sms: 128, ..SM_86 };
+
 /// An H100 or H200 (SXM).
 const SM_90A: Arch = Arch {
     name: "sm_90a",
@@ -73,6 +88,20 @@ impl Arch {
         ARCHS.iter().find(|a| a.name == name)
     }
 
+    /// The oldest architecture that runs PTX made for `target`, such as `sm_75` or `sm_90`.
+    pub fn running(target: &str) -> Option<&'static Arch> {
+        ARCHS.iter().find(|a| a.runs(target))
+    }
+
+    /// Whether PTX made for `target` runs: one that is not newer, and of those with a suffix, such as `sm_90a`, only this one.
+    pub fn runs(&self, target: &str) -> bool {
+        let digits: String = target.chars().filter(char::is_ascii_digit).collect();
+        match target.ends_with(['a', 'f']) {
+            true => target == self.name,
+            false => digits.parse().is_ok_and(|number: u32| number <= self.number()),
+        }
+    }
+
     pub fn names() -> String {
         ARCHS.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")
     }
@@ -80,5 +109,27 @@ impl Arch {
     /// The architecture's number as in `sm_80`.
     pub fn number(&self) -> u32 {
         self.major * 10 + self.minor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arch;
+
+    #[test]
+    fn a_target_runs_on_what_is_not_older() {
+        for (target, arch) in [
+            ("sm_52", Some("sm_80")),
+            ("sm_80", Some("sm_80")),
+            ("sm_86", Some("sm_86")),
+            ("sm_87", Some("sm_89")),
+            ("sm_90", Some("sm_90a")),
+            ("sm_90a", Some("sm_90a")),
+            ("sm_100", None),
+            ("sm_100a", None),
+            ("sm_x", None),
+        ] {
+            assert_eq!(Arch::running(target).map(|a| a.name), arch, "{target}");
+        }
     }
 }

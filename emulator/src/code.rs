@@ -4,6 +4,10 @@
 //! assigned to slots and constants to rows. It does not depend on a device: addresses of variables are rows filled at
 //! launch.
 
+mod matrix;
+
+pub use matrix::{Mma, MmaType, QuadMma, WgmmaOp, WgmmaType};
+
 use crate::exec::lanes::{LaneFn, Slots};
 use crate::exec::scalar::Scalar;
 use crate::ptx::ast::{Loc, Space, Ty};
@@ -54,6 +58,10 @@ pub enum Kind {
     Exit,
     Trap,
     Print,
+    /// `malloc` in a kernel; pool: the block's address, its bytes.
+    Malloc,
+    /// `free` in a kernel; pool: the address.
+    Free,
     Assert,
     Shuffle(Shuffle),
     Vote(Vote),
@@ -65,9 +73,7 @@ pub enum Kind {
     Activemask,
     Barrier(Barrier),
     BarWarp,
-    Fence,
-    /// Of the device's or the system's scope.
-    FenceDevice,
+    Fence(Fence),
     /// A number of [`Code::hoppers`].
     Hopper(u32),
     /// Executed by the four warps of a warpgroup together; a number of [`Code::warpgroups`].
@@ -80,6 +86,7 @@ pub enum Kind {
     CpAsyncCommit,
     CpAsyncWait(u32),
     Mma(Mma),
+    QuadMma(QuadMma),
     Ldmatrix {
         count: u8,
         transpose: bool,
@@ -92,6 +99,8 @@ pub enum Kind {
     /// Reports a read of a register no instruction has written in this lane.
     CheckWritten(u32),
     MarkWritten(u32),
+    /// What is computed from a register that nothing has written counts as not written either: masks of both.
+    PassWritten,
     /// Reports an integer division by zero; pool: divisor.
     CheckDivisor(Bank),
 }
@@ -141,42 +150,6 @@ pub struct Barrier {
     pub has_count: bool,
 }
 
-/// Element types of A and B.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MmaType {
-    F16,
-    Bf16,
-    Tf32,
-    /// Of m8n8k4 only.
-    F64,
-    /// Signedness of A and B.
-    Int8(bool, bool),
-}
-
-/// m16n8k`k`, or m8n8k4 in f64; pool: D, A, B, C.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mma {
-    pub k: u8,
-    pub ty: MmaType,
-    /// D and C are f16 pairs instead of f32 (or s32).
-    pub half_accumulator: bool,
-    pub satfinite: bool,
-}
-
-impl Mma {
-    /// Registers of D and C, of A, and of B.
-    pub fn registers(self) -> (usize, usize, usize) {
-        let element_bits = match self.ty {
-            MmaType::F16 | MmaType::Bf16 => 16,
-            MmaType::Tf32 => 32,
-            MmaType::F64 => return (2, 1, 1),
-            MmaType::Int8(..) => 8,
-        };
-        let a = 16 * self.k as usize * element_bits / 32 / 32;
-        (if self.half_accumulator { 2 } else { 4 }, a, a / 2)
-    }
-}
-
 /// Special registers whose value changes while a kernel runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dynamic {
@@ -205,6 +178,8 @@ pub enum Fixed {
     LanemaskGe,
     LanemaskGt,
     DynamicSharedBytes,
+    /// A byte of the part of shared memory that is kept for system software; cooperative groups use it.
+    ReservedShared(u16),
     TotalSharedBytes,
     /// Along an axis: the block in its cluster, the cluster's size, the cluster in the grid, and the grid's size.
     ClusterCtaid(u8),
@@ -226,6 +201,43 @@ pub enum Fixed {
     Constant(u64),
 }
 
+/// How an access takes part in synchronisation (PTX ISA 8.5 to 8.7). A release is a fence before its access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strength {
+    /// A plain load or store.
+    Weak,
+    /// Strong, of the block's or the cluster's scope.
+    Narrow,
+    /// Of the device's or the system's scope: `.relaxed`, `.volatile`.
+    Relaxed,
+    /// The same, and what it reads from is ordered before what follows: `.acquire`, and every atomic.
+    Acquire,
+}
+
+impl Strength {
+    pub fn is_strong(self) -> bool {
+        self != Strength::Weak
+    }
+
+    /// Morally strong with such accesses of other blocks.
+    pub fn is_wide(self) -> bool {
+        matches!(self, Strength::Relaxed | Strength::Acquire)
+    }
+}
+
+/// A fence between threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Of the device's or the system's scope.
+    pub wide: bool,
+    pub acquires: bool,
+    pub releases: bool,
+}
+
+impl Fence {
+    pub const FULL: Fence = Fence { wide: true, acquires: true, releases: true };
+}
+
 /// A load or store. Pool: load: destinations, address; store: address, sources.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemOp {
@@ -238,8 +250,7 @@ pub struct MemOp {
     pub signed: bool,
     pub address: Bank,
     pub offset: i64,
-    /// `.volatile`, `.relaxed`, `.acquire`, `.release`: may race with others of its kind.
-    pub strong: bool,
+    pub strength: Strength,
     /// `.nc` or `ldu`: the data must not change during the kernel.
     pub read_only: bool,
     /// Bytes of a load that matter, one bit each; the rest may never have been written.
@@ -269,6 +280,7 @@ pub struct AtomOp {
     pub address: Bank,
     pub offset: i64,
     pub has_result: bool,
+    pub strength: Strength,
 }
 
 /// Pool: shared address, global address, source size (where present).
@@ -465,67 +477,17 @@ pub enum HopperOp {
         to: At,
         from: At,
     },
-    ProxyFence,
+    /// fence.proxy.async, for one space or both.
+    ProxyFence {
+        shared: bool,
+        global: bool,
+    },
     MbarrierInitFence,
     CreatePolicy,
     Stmatrix {
         count: u8,
         transpose: bool,
     },
-}
-
-/// Element types of A and B of wgmma.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WgmmaType {
-    F16,
-    Bf16,
-    Tf32,
-    /// True for e5m2, else e4m3, of A and B.
-    Fp8(bool, bool),
-    /// Signedness of A and B.
-    Int8(bool, bool),
-}
-
-impl WgmmaType {
-    /// Bytes of an element.
-    pub fn bytes(self) -> u32 {
-        match self {
-            WgmmaType::F16 | WgmmaType::Bf16 => 2,
-            WgmmaType::Tf32 => 4,
-            _ => 1,
-        }
-    }
-}
-
-/// wgmma.mma_async of m64 x `n` with 32 bytes of K. Pool: D; D again, A (four registers or a descriptor), the
-/// descriptor of B, scale-d.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WgmmaOp {
-    pub n: u16,
-    pub ty: WgmmaType,
-    pub half_accumulator: bool,
-    pub satfinite: bool,
-    pub a_registers: bool,
-    pub negate: [bool; 2],
-    /// A is M-major, B is N-major.
-    pub transpose: [bool; 2],
-    /// Numbers of the registers of D and A.
-    pub d: Vec<u32>,
-    pub a: Vec<u32>,
-    /// A register that some path accesses after the last wgmma.fence.
-    pub unfenced: Option<u32>,
-}
-
-impl WgmmaOp {
-    /// Columns of A.
-    pub fn k(&self) -> usize {
-        32 / self.ty.bytes() as usize
-    }
-
-    /// Registers of D in a lane.
-    pub fn registers(&self) -> usize {
-        self.n as usize / if self.half_accumulator { 4 } else { 2 }
-    }
 }
 
 /// What the four warps of a warpgroup execute together.
@@ -577,6 +539,8 @@ pub struct Code {
     pub shared_granule: u32,
     /// True when the kernel exchanges data between blocks (atomics, fences, strong accesses to global memory).
     pub blocks_communicate: bool,
+    /// True when the kernel names the reserved part of shared memory.
+    pub reserved_shared: bool,
     /// Largest number of registers live at once, in 32-bit registers (what a compiler would need at least).
     pub max_live: u32,
 }

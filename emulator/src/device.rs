@@ -9,7 +9,7 @@ use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::exec;
 use crate::exec::trace::{Step, Trace};
-use crate::memory::{GlobalMemory, function_address};
+use crate::memory::{GlobalMemory, RESERVED_SHARED, function_address};
 use crate::module::{Kernel, Module};
 use crate::options::Options;
 use crate::ptx::ast::{Init, Space, Ty};
@@ -93,6 +93,12 @@ impl Loaded {
         self.addresses.iter().copied().filter(|&a| a != 0).collect()
     }
 
+    /// Addresses and sizes of the variables that the host may use too.
+    pub fn managed(&self) -> impl Iterator<Item = (u64, u64)> {
+        let all = self.module.0.variables.iter().zip(&self.addresses);
+        all.filter(|(v, _)| v.managed).map(|(v, &a)| (a, v.size))
+    }
+
     /// Address and size of a `.global` or `.const` variable.
     pub fn variable(&self, name: &str) -> Option<(u64, u64)> {
         let i = self.module.0.variables.iter().position(|v| v.name == name && v.space != Space::Shared)?;
@@ -146,6 +152,11 @@ impl Device {
         &self.options
     }
 
+    /// Bytes of each thread's stack in launches from now on.
+    pub fn set_stack(&mut self, bytes: u32) {
+        self.options.stack_bytes = bytes;
+    }
+
     pub fn memory(&self) -> &GlobalMemory {
         &self.memory
     }
@@ -193,10 +204,7 @@ impl Device {
     /// do not fit.
     pub fn load(&mut self, module: &Module) -> Result<Loaded> {
         let arch = self.options.arch;
-        let digits: String = module.target().chars().filter(|c| c.is_ascii_digit()).collect();
-        let specific = module.target().ends_with(['a', 'f']);
-        let number = digits.parse::<u32>().unwrap_or(0);
-        if number > arch.number() || specific && module.target() != arch.name {
+        if !arch.runs(module.target()) {
             let message = format!("the module is for {}, the device is {}", module.target(), arch.name);
             return Err(Error::Options(message));
         }
@@ -211,6 +219,9 @@ impl Device {
         for v in variables {
             addresses.push(match v.space {
                 Space::Shared => 0,
+                _ if v.managed => {
+                    self.memory.allocate_host(v.size.max(1), &format!("managed variable {}", v.name))?
+                }
                 space => {
                     self.memory.allocate(v.size, &format!("variable {}", v.name), space == Space::Const)?
                 }
@@ -366,6 +377,8 @@ impl Device {
         let dynamic_start = k.shared_bytes.div_ceil(align) * align;
         let shared_bytes =
             if config.dynamic_shared > 0 { dynamic_start + config.dynamic_shared } else { k.shared_bytes };
+        let reserved_shared = k.code.reserved_shared.then(|| shared_bytes.next_multiple_of(16));
+        let shared_bytes = reserved_shared.map_or(shared_bytes, |start| start + RESERVED_SHARED);
         let findings = Findings::new(self.options.max_findings);
         let printed = Mutex::new(String::new());
         let trace = self.options.trace.map(Trace::new);
@@ -385,6 +398,7 @@ impl Device {
             shared_bytes,
             dynamic_shared: config.dynamic_shared,
             dynamic_start,
+            reserved_shared,
             findings: &findings,
             printed: &printed,
             spare: &self.spare,

@@ -7,9 +7,8 @@
 //! tensor-core instructions. It says nothing about time.
 //!
 //! Supported are the instruction sets of sm_80 and sm_90a as listed in [`ptx::table`]; an unknown form is an error that
-//! names it and its line. Not in yet: im2col, gather and scatter modes of tensor copies and their interleaved layouts,
-//! multimem, sparse and single-bit wgmma, textures and surfaces, video instructions, the old
-//! `wmma`, indirect calls and 128-bit registers.
+//! names it and its line. Not in: im2col, gather and scatter modes of tensor copies and their interleaved layouts,
+//! multimem, textures and surfaces.
 //!
 //! # How it runs a kernel
 //! Lanes of a warp at the same instruction form a group; a warp is a list of groups, and there is no reconvergence

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::code::Code;
+use crate::code::{Bank, Code, Fixed};
 use crate::error::{Error, Result};
 use crate::lower;
 use crate::ptx::ast::{Ast, Function, Space, Variable};
-use crate::ptx::parser;
+use crate::ptx::{device_runtime, parser};
 
 /// A parameter of a kernel.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +80,8 @@ impl Module {
     /// # Ok::<(), handloom_emulator::Error>(())
     /// ```
     pub fn parse(ptx: &str) -> Result<Module> {
-        let ast = parser::parse(ptx)?;
+        let mut ast = parser::parse(ptx)?;
+        device_runtime::supply(&mut ast)?;
         for v in &ast.variables {
             if v.is_extern && v.space != Space::Shared {
                 let message = format!("`{}` is defined in another module; linking is not supported", v.name);
@@ -143,12 +144,17 @@ fn kernel(ast: &Ast, function: &Function) -> Result<Kernel> {
         offset += p.size as u32;
     }
     let block = params.last().map_or(0, |p: &Param| p.offset + p.size);
-    // Loads of parameters have constant offsets: checked here, once.
+    // Loads of parameters mostly have constant offsets: checked here, once. Others add them to a register.
+    let zero = |slot: u16| {
+        let fixed = &code.frames[0].fixed;
+        fixed.iter().any(|&(f, bank, at)| matches!(f, Fixed::Constant(0)) && bank == Bank::R32 && at == slot)
+    };
     for (inst, info) in code.insts.iter().zip(&code.info) {
         if let crate::code::Kind::Load(index) = inst.kind {
             let op = &code.mems[index as usize];
             let end = op.offset + op.bytes as i64 * op.count as i64;
-            if op.space == Space::Param && (op.offset < 0 || end > block as i64) {
+            let outside = op.space == Space::Param && (op.offset < 0 || end > block as i64);
+            if outside && zero(code.pool[inst.pool as usize + op.count as usize]) {
                 let message = format!("reads bytes {} to {end} of {block} B of kernel parameters", op.offset);
                 return Err(Error::Parse { line: info.ptx_line, message });
             }

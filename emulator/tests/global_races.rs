@@ -145,6 +145,36 @@ const PLAIN: &str = "
     ret;
 }";
 
+/// Block 0 hands data to the others by a flag, with the instructions that take the places of PRODUCE and CONSUME.
+const FLAG: &str = "
+.visible .entry k(.param .u64 out, .param .u64 parts, .param .u64 ticket) {
+    .reg .b32 %r<20>; .reg .b64 %rd<12>; .reg .pred %p<4>;
+    ld.param.u64 %rd1, [out]; ld.param.u64 %rd2, [parts]; ld.param.u64 %rd3, [ticket];
+    mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x;
+    mul.wide.u32 %rd4, %r1, 4;
+    add.s64 %rd5, %rd2, %rd4;
+    setp.ne.u32 %p1, %r2, 0;
+    @%p1 bra SPIN;
+    st.global.u32 [%rd5], %r1;
+    bar.sync 0;
+    setp.ne.u32 %p2, %r1, 0;
+    @%p2 bra DONE;
+    PRODUCE
+    bra DONE;
+SPIN:
+    CONSUME
+    setp.eq.u32 %p3, %r6, 0;
+    @%p3 bra SPIN;
+    AFTER
+    ld.global.u32 %r7, [%rd5];
+    mad.lo.u32 %r8, %r2, 32, %r1;
+    mul.wide.u32 %rd6, %r8, 4;
+    add.s64 %rd7, %rd1, %rd6;
+    st.global.u32 [%rd7], %r7;
+DONE:
+    ret;
+}";
+
 struct Case {
     kernel: &'static str,
     what: &'static str,
@@ -255,4 +285,101 @@ fn launches_are_ordered() {
     for (blocks, threads) in [(4, 64), (2, 128), (1, 256), (4, 64)] {
         r.clean("k", LaunchConfig::linear(blocks, threads), &[out.into(), parts.into(), parts.into()]);
     }
+}
+
+/// What the producer does, how the consumers poll, what they do then; whether that orders them (PTX ISA 8.7 to 8.10).
+const PROTOCOLS: &[(&str, &str, &str, bool)] = &[
+    ("st.release.gpu.global.u32 [%rd3], 1;", "ld.acquire.gpu.global.u32 %r6, [%rd3];", "", true),
+    ("st.release.sys.global.u32 [%rd3], 1;", "ld.acquire.sys.global.u32 %r6, [%rd3];", "", true),
+    (
+        "membar.gl; st.volatile.global.u32 [%rd3], 1;",
+        "ld.volatile.global.u32 %r6, [%rd3];",
+        "membar.gl;",
+        true,
+    ),
+    (
+        "fence.acq_rel.gpu; st.relaxed.gpu.global.u32 [%rd3], 1;",
+        "ld.relaxed.gpu.global.u32 %r6, [%rd3];",
+        "fence.acq_rel.gpu;",
+        true,
+    ),
+    (
+        "fence.sc.gpu; red.relaxed.gpu.global.add.u32 [%rd3], 1;",
+        "ld.relaxed.gpu.global.u32 %r6, [%rd3];",
+        "fence.sc.gpu;",
+        true,
+    ),
+    ("red.release.gpu.global.add.u32 [%rd3], 1;", "ld.acquire.gpu.global.u32 %r6, [%rd3];", "", true),
+    (
+        "atom.release.gpu.global.exch.b32 %r5, [%rd3], 1;",
+        "atom.acquire.gpu.global.add.u32 %r6, [%rd3], 0;",
+        "",
+        true,
+    ),
+    (
+        "membar.gl; atom.global.exch.b32 %r5, [%rd3], 1;",
+        "atom.global.or.b32 %r6, [%rd3], 0;",
+        "membar.gl;",
+        true,
+    ),
+    // Nothing is released, or nothing acquired.
+    ("st.relaxed.gpu.global.u32 [%rd3], 1;", "ld.acquire.gpu.global.u32 %r6, [%rd3];", "", false),
+    ("red.relaxed.gpu.global.add.u32 [%rd3], 1;", "ld.acquire.gpu.global.u32 %r6, [%rd3];", "", false),
+    ("st.volatile.global.u32 [%rd3], 1;", "ld.volatile.global.u32 %r6, [%rd3];", "membar.gl;", false),
+    ("st.release.gpu.global.u32 [%rd3], 1;", "ld.relaxed.gpu.global.u32 %r6, [%rd3];", "", false),
+    ("membar.gl; st.volatile.global.u32 [%rd3], 1;", "ld.volatile.global.u32 %r6, [%rd3];", "", false),
+    ("st.release.gpu.global.u32 [%rd3], 1; membar.gl;", "ld.global.u32 %r6, [%rd3];", "membar.gl;", false),
+    // The fence comes before the load that it would make an acquire.
+    (
+        "st.release.gpu.global.u32 [%rd3], 1;",
+        "fence.acq_rel.gpu; ld.relaxed.gpu.global.u32 %r6, [%rd3];",
+        "",
+        false,
+    ),
+    // Scopes that do not reach the other block.
+    ("st.release.cta.global.u32 [%rd3], 1;", "ld.acquire.gpu.global.u32 %r6, [%rd3];", "", false),
+    ("st.release.gpu.global.u32 [%rd3], 1;", "ld.acquire.cta.global.u32 %r6, [%rd3];", "", false),
+    (
+        "st.release.gpu.global.u32 [%rd3], 1;",
+        "ld.relaxed.gpu.global.u32 %r6, [%rd3];",
+        "fence.acq_rel.cta;",
+        false,
+    ),
+    ("red.release.cta.global.add.u32 [%rd3], 1;", "ld.acquire.gpu.global.u32 %r6, [%rd3];", "", false),
+    (
+        "membar.cta; st.volatile.global.u32 [%rd3], 1;",
+        "ld.volatile.global.u32 %r6, [%rd3];",
+        "membar.gl;",
+        false,
+    ),
+];
+
+#[test]
+fn flags_order_as_the_memory_model_says() {
+    for &(produce, consume, after, ordered) in PROTOCOLS {
+        let text = FLAG.replace("PRODUCE", produce).replace("CONSUME", consume).replace("AFTER", after);
+        for options in schedules() {
+            let report = run(&format!("{HEAD}{text}"), options);
+            let raced = report.findings.iter().any(|f| f.kind == Kind::GlobalRace);
+            assert_eq!(raced, !ordered, "{produce} / {consume} / {after}\n{}", report.text());
+            assert!(raced || report.is_clean(), "{}", report.text());
+        }
+    }
+}
+
+/// A block that asks in a loop for what others have not done yet lets them run.
+#[test]
+fn waiting_blocks_do_not_burn_instructions() {
+    let mut run = Run::new(&format!("{HEAD}{GRID_BARRIER}"), Options::default());
+    let blocks = 100;
+    let n = 32 * blocks as usize;
+    let (out, parts) = (run.empty::<u32>("out", n), run.empty::<u32>("parts", n));
+    let ticket = run.put("ticket", &[0u32]);
+    let args = [out.into(), parts.into(), ticket.into()];
+    let config = LaunchConfig::linear(blocks, 32);
+    let report = run.launch("k", config, &args);
+    assert!(report.is_clean(), "{}", report.text());
+    // About 30 instructions of its own for each warp; a question is 3.
+    let per_warp = report.counters.total.warp_instructions() / blocks as u64;
+    assert!(per_warp < 300, "{per_warp} instructions for each warp");
 }

@@ -142,3 +142,23 @@ fn bulk_copies_move_and_add() {
         assert_eq!(run.get::<i32>(s, count), sums);
     }
 }
+
+/// Engines are reused by clusters that other threads take up: a block that was another's of its cluster starts anew.
+#[test]
+fn many_clusters_run_in_parallel_and_again() {
+    let options = Options { arch: Arch::named("sm_90a").unwrap(), threads: 3, ..Options::default() };
+    let mut run = Run::new(PTX, options);
+    let n = 40_000;
+    let clusters = 60;
+    let (a, b) = (run.put("in", &vec![1.0f32; n]), run.empty::<f32>("out", clusters));
+    let config = LaunchConfig {
+        grid: [4 * clusters as u32, 1, 1],
+        block: [128, 1, 1],
+        cluster: [1; 3],
+        dynamic_shared: 0,
+    };
+    for _ in 0..3 {
+        run.clean("cluster_sum", config, &[a.into(), b.into(), (n as i32).into()]);
+        assert_eq!(run.get::<f32>(b, clusters).iter().sum::<f32>(), n as f32);
+    }
+}

@@ -3,102 +3,8 @@
 
 mod common;
 
-use common::{Run, tensor_map};
-use handloom_emulator::{Arch, Arg, AsyncTiming, FindingKind as Kind, LaunchConfig, LaunchReport, Options};
-
-const PTX: &str = include_str!("ptx/hopper.ptx");
-
-/// The text of one kernel, with the head of the module.
-fn kernel(name: &str) -> String {
-    let head = &PTX[..PTX.find(".visible .entry").unwrap()];
-    let start = PTX.find(&format!(".visible .entry {name}(")).unwrap();
-    let rest = &PTX[start + 1..];
-    let end = rest.find(".visible .entry").or_else(|| rest.find("\t.file")).unwrap_or(rest.len());
-    let files = &PTX[PTX.find("\t.file").unwrap()..];
-    let files = &files[..files.find("\t.section").unwrap_or(files.len())];
-    format!("{head}{}\n{files}", &PTX[start..start + 1 + end])
-}
-
-fn options(timing: AsyncTiming) -> Options {
-    Options { arch: Arch::named("sm_90a").unwrap(), async_timing: timing, ..Options::default() }
-}
-
-fn launch(name: &str, ptx: &str, timing: AsyncTiming) -> LaunchReport {
-    let mut run = Run::new(ptx, options(timing));
-    let shape = |grid: [u32; 3], threads, dynamic_shared| LaunchConfig {
-        grid,
-        block: [threads, 1, 1],
-        cluster: [1; 3],
-        dynamic_shared,
-    };
-    let (config, args): (LaunchConfig, Vec<Arg>) = match name {
-        "tma_copy" => {
-            let a = run.put("in", &vec![1.5f32; 128 * 16]);
-            let b = run.empty::<f32>("out", 128 * 16);
-            let map = |p| tensor_map(7, p, &[128, 16], &[32, 16], 0, 4);
-            (shape([1, 1, 1], 128, 0), vec![map(a), map(b), 4i32.into()])
-        }
-        "matmul" => {
-            let a = run.put("a", &vec![0x3f80u16; 256 * 512]);
-            let b = run.put("b", &vec![0x4000u16; 128 * 512]);
-            let c = run.empty::<f32>("c", 256 * 128);
-            let maps = [
-                tensor_map(9, a, &[512, 256], &[64, 128], 3, 2),
-                tensor_map(9, b, &[512, 128], &[64, 64], 3, 2),
-            ];
-            let [ma, mb] = maps;
-            let config = shape([1, 2, 1], 384, 3 * 2 * 128 * 64 * 2 + 64);
-            (config, vec![ma, mb, c.into(), 128i32.into(), 512i32.into()])
-        }
-        "cluster_sum" => {
-            let (a, b) = (run.put("in", &vec![1.0f32; 1000]), run.empty::<f32>("out", 1));
-            (shape([4, 1, 1], 128, 0), vec![a.into(), b.into(), 1000i32.into()])
-        }
-        "send" => {
-            let (a, b) = (run.put("in", &vec![3i32; 128]), run.empty::<i32>("out", 128));
-            (shape([2, 1, 1], 64, 0), vec![a.into(), b.into()])
-        }
-        "tma_reduce" => {
-            let a = run.put("out", &vec![0.0f32; 36 * 10]);
-            (shape([2, 1, 1], 64, 0), vec![tensor_map(7, a, &[36, 10], &[32, 8], 0, 4)])
-        }
-        _ => {
-            let (a, b) = (run.put("in", &vec![1i32; 200]), run.empty::<i32>("out", 200));
-            let s = run.put("sum", &vec![0i32; 100]);
-            (shape([2, 1, 1], 128, 400), vec![a.into(), b.into(), s.into(), 100i32.into()])
-        }
-    };
-    run.launch(name, config, &args)
-}
-
-/// Which occurrences a change concerns.
-#[derive(Clone, Copy)]
-enum At {
-    All,
-    Nth(usize),
-}
-use At::{All, Nth};
-
-struct Mutant {
-    kernel: &'static str,
-    what: &'static str,
-    at: At,
-    change: (&'static str, &'static str),
-    expected: Kind,
-    /// A part of a message.
-    says: &'static str,
-}
-
-const fn m(
-    kernel: &'static str,
-    what: &'static str,
-    at: At,
-    change: (&'static str, &'static str),
-    expected: Kind,
-    says: &'static str,
-) -> Mutant {
-    Mutant { kernel, what, at, change, expected, says }
-}
+use common::hopper::{All, Mutant, Nth, assert_flagged, kernel, launch, m};
+use handloom_emulator::{AsyncTiming, FindingKind as Kind};
 
 const MUTANTS: &[Mutant] = &[
     m(
@@ -487,7 +393,7 @@ const MUTANTS: &[Mutant] = &[
         All,
         ("@done bra.uni OVER;", "exit;"),
         Kind::MissingAsyncWait,
-        "still in flight when a block",
+        "still be in flight when the block",
     ),
     m(
         "tma_reduce",
@@ -555,18 +461,6 @@ const MUTANTS: &[Mutant] = &[
     ),
 ];
 
-fn mutate(text: &str, at: At, (from, to): (&str, &str)) -> String {
-    assert!(text.contains(from), "the kernel does not contain `{from}`");
-    match at {
-        All => text.replace(from, to),
-        Nth(n) => {
-            let (start, _) =
-                text.match_indices(from).nth(n).unwrap_or_else(|| panic!("no occurrence {n} of `{from}`"));
-            format!("{}{to}{}", &text[..start], &text[start + from.len()..])
-        }
-    }
-}
-
 #[test]
 fn the_originals_are_clean() {
     for name in ["tma_copy", "matmul", "cluster_sum", "send", "tma_reduce", "bulk"] {
@@ -579,41 +473,59 @@ fn the_originals_are_clean() {
 
 #[test]
 fn every_mutant_is_flagged() {
-    let mut missed = Vec::new();
-    println!("{:<12} {:<48} {:<20} late early", "kernel", "defect", "finding");
-    for mutant in MUTANTS {
-        let ptx = mutate(&kernel(mutant.kernel), mutant.at, mutant.change);
-        let flagged = [AsyncTiming::Late, AsyncTiming::Early].map(|timing| {
-            let report = launch(mutant.kernel, &ptx, timing);
-            let found =
-                report.findings.iter().any(|f| f.kind == mutant.expected && f.message.contains(mutant.says));
-            if !found && timing == AsyncTiming::Late {
-                missed.push(format!(
-                    "{} {}: expected {:?} `{}`, found\n{}",
-                    mutant.kernel,
-                    mutant.what,
-                    mutant.expected,
-                    mutant.says,
-                    report.findings.iter().map(|f| format!("  {:?}: {f}\n", f.kind)).collect::<String>()
-                ));
-            }
-            found
-        });
-        let word = |found| if found { "yes" } else { "-" };
-        println!(
-            "{:<12} {:<48} {:<20} {:<4} {}",
-            mutant.kernel,
-            mutant.what,
-            format!("{:?}", mutant.expected),
-            word(flagged[0]),
-            word(flagged[1])
-        );
-    }
-    assert!(
-        missed.is_empty(),
-        "{} of {} mutants missed:\n{}",
-        missed.len(),
-        MUTANTS.len(),
-        missed.join("\n")
+    assert_flagged(MUTANTS);
+}
+
+/// Lanes of one warp that meet at an mbarrier, and cp.async that it counts (cuda::pipeline on sm_80).
+#[test]
+fn lanes_of_a_warp_meet_at_an_mbarrier() {
+    let text = ".version 8.0
+.target sm_80
+.address_size 64
+.visible .entry k(.param .u64 out, .param .u64 inp) {
+    .reg .b32 %r<12>; .reg .b64 %rd<8>; .reg .pred %p<4>;
+    .shared .align 16 .b8 tile[128]; .shared .align 8 .b8 bar[8];
+    ld.param.u64 %rd1, [out]; ld.param.u64 %rd2, [inp];
+    mov.u32 %r1, %tid.x; mov.u32 %r2, tile; mov.u32 %r3, bar;
+    setp.ne.u32 %p1, %r1, 0;
+    @!%p1 mbarrier.init.shared.b64 [%r3], 32;
+    bar.sync 0;
+    setp.gt.u32 %p2, %r1, 7;
+    @%p2 bra ARRIVE;
+    shl.b32 %r4, %r1, 4;
+    cvt.u64.u32 %rd3, %r4;
+    add.s64 %rd3, %rd2, %rd3;
+    add.u32 %r4, %r2, %r4;
+    cp.async.cg.shared.global [%r4], [%rd3], 16;
+ARRIVE:
+    cp.async.mbarrier.arrive.shared.b64 [%r3];
+    mbarrier.arrive.shared.b64 %rd4, [%r3];
+WAIT:
+    mbarrier.test_wait.parity.shared.b64 %p3, [%r3], 0;
+    @!%p3 bra WAIT;
+    xor.b32 %r5, %r1, 31;
+    shl.b32 %r5, %r5, 2;
+    add.u32 %r5, %r2, %r5;
+    ld.shared.u32 %r6, [%r5];
+    shl.b32 %r7, %r1, 2;
+    cvt.u64.u32 %rd5, %r7;
+    add.s64 %rd5, %rd1, %rd5;
+    st.global.u32 [%rd5], %r6;
+    ret;
+}";
+    let launch = |text: &str| {
+        let mut run = common::Run::new(text, handloom_emulator::Options::default());
+        let inp = run.put("inp", &(0..32u32).collect::<Vec<u32>>());
+        let out = run.empty::<u32>("out", 32);
+        let config = handloom_emulator::LaunchConfig::linear(1, 32);
+        let report = run.launch("k", config, &[out.into(), inp.into()]);
+        (report, run.get::<u32>(out, 32))
+    };
+    let (report, out) = launch(text);
+    assert!(report.is_clean(), "{}", report.text());
+    assert_eq!(out, (0..32).rev().collect::<Vec<u32>>());
+    let (report, _) = launch(
+        &text.replace("    mbarrier.test_wait.parity.shared.b64 %p3, [%r3], 0;\n    @!%p3 bra WAIT;\n", ""),
     );
+    assert!(report.findings.iter().any(|f| f.kind == Kind::SharedRace), "{}", report.text());
 }

@@ -386,3 +386,43 @@ fn movmatrix_transposes() {
         }
     }
 }
+
+/// Cooperative groups of several warps keep their barriers in the part of shared memory that is reserved for system
+/// software (PTX ISA 10.29): zero at the start, and apart from the kernel's own.
+#[test]
+fn reserved_shared_memory_is_zero_and_nobody_elses() {
+    let ptx = "
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry k(.param .u64 out) {
+    .reg .b32 %r<12>; .reg .b64 %rd<6>;
+    .shared .align 4 .b8 own[128];
+    ld.param.u64 %rd1, [out];
+    mov.u32 %r1, %tid.x;
+    shl.b32 %r2, %r1, 2;
+    mov.u32 %r3, own;
+    add.u32 %r3, %r3, %r2;
+    st.shared.u32 [%r3], 7;
+    mov.u32 %r4, %reserved_smem_offset_1;
+    cvt.u64.u32 %rd2, %r4;
+    cvta.shared.u64 %rd2, %rd2;
+    atom.add.u32 %r5, [%rd2], 1;
+    mov.u32 %r6, %reserved_smem_offset_begin;
+    mov.u32 %r7, %reserved_smem_offset_end;
+    sub.u32 %r6, %r7, %r6;
+    mov.u32 %r7, %reserved_smem_offset_cap;
+    sub.u32 %r6, %r6, %r7;
+    add.u32 %r5, %r5, %r6;
+    ld.shared.u32 %r8, [%r3];
+    add.u32 %r5, %r5, %r8;
+    mul.wide.u32 %rd3, %r1, 4;
+    add.s64 %rd4, %rd1, %rd3;
+    st.global.u32 [%rd4], %r5;
+    ret;
+}";
+    let mut run = Run::new(ptx, Options::default());
+    let out = run.empty::<u32>("out", 32);
+    run.clean("k", LaunchConfig::linear(1, 32), &[out.into()]);
+    assert_eq!(run.get::<u32>(out, 32), (7..39).collect::<Vec<u32>>());
+}

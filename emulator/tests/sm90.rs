@@ -284,7 +284,7 @@ fn a_tensor_map_made_on_the_device() {
     let replacements: String = fields.iter().map(|&(f, b, v)| replace(f, b, v)).collect();
     let out = clean(
         &format!(
-            "add.u32 %r9, %r1, 1000; st.global.u32 [%rd2], %r9;
+            "add.u32 %r9, %r1, 1000; st.global.u32 [%rd2], %r9; fence.proxy.async.global;
 bar.sync 0;
 add.s64 %rd3, %rd1, 512;
 mov.u32 %r5, data;

@@ -7,6 +7,7 @@
 
 use super::race::Conflict;
 use crate::exec::lanes::by_level;
+use crate::exec::rows::lanes_of;
 
 /// A tag is time, warp (6 bits) and lane (6 bits); 0 is before everything.
 const TIME: u32 = 12;
@@ -138,6 +139,12 @@ by_level! {
     }
 }
 
+/// Whose access a tag is.
+fn one_of(tag: u32, wrote: bool) -> Conflict {
+    let one = |v: u32| (v < MANY).then_some(v);
+    Conflict { warp: one(tag >> 6 & 63), lane: one(tag & 63), wrote }
+}
+
 impl Epochs {
     /// Prepares for a block of `warps` warps and `bytes` of shared memory.
     pub fn reset(&mut self, warps: usize, bytes: usize, shift: u32) {
@@ -192,12 +199,7 @@ impl Epochs {
         warp: u32,
         write: bool,
     ) -> Option<(u32, u32, Conflict)> {
-        let n = Now {
-            block: self.barrier << TIME,
-            lanes: self.warps[warp as usize] << TIME,
-            warp,
-            stamp: self.now << TIME | warp << 6,
-        };
+        let n = self.moment(warp);
         let mut conflict = None;
         for k in 0..(bytes >> self.shift).max(1) {
             let row = Row { offsets, mask, shift: self.shift, k, write };
@@ -212,15 +214,38 @@ impl Epochs {
         conflict
     }
 
-    fn conflict(&self, cell: usize, n: Now, lane: u32) -> Option<Conflict> {
-        [(self.writes[cell], true), (self.reads[cell], false)].into_iter().find_map(|(tag, wrote)| {
-            let one = |v: u32| (v < MANY).then_some(v);
-            (!ordered(tag, n, lane)).then(|| Conflict {
-                warp: one(tag >> 6 & 63),
-                lane: one(tag & 63),
-                wrote,
-            })
+    /// As [`Epochs::access`], for lanes that store what is there already: they race with reads alone, and leave no trace.
+    pub fn rewrite(
+        &self,
+        offsets: &[u32; 32],
+        mask: u32,
+        bytes: u32,
+        warp: u32,
+    ) -> Option<(u32, u32, Conflict)> {
+        let n = self.moment(warp);
+        let steps = (bytes >> self.shift).max(1);
+        lanes_of(mask).find_map(|lane| {
+            let first = offsets[lane as usize] >> self.shift;
+            let cell = (first..first + steps)
+                .find(|&cell| self.reads.get(cell as usize).is_some_and(|&tag| !ordered(tag, n, lane)))?;
+            Some((lane, cell << self.shift, one_of(self.reads[cell as usize], false)))
         })
+    }
+
+    /// What an access of `warp` is now.
+    fn moment(&self, warp: u32) -> Now {
+        Now {
+            block: self.barrier << TIME,
+            lanes: self.warps[warp as usize] << TIME,
+            warp,
+            stamp: self.now << TIME | warp << 6,
+        }
+    }
+
+    fn conflict(&self, cell: usize, n: Now, lane: u32) -> Option<Conflict> {
+        [(self.writes[cell], true), (self.reads[cell], false)]
+            .into_iter()
+            .find_map(|(tag, wrote)| (!ordered(tag, n, lane)).then(|| one_of(tag, wrote)))
     }
 }
 

@@ -2,12 +2,18 @@
 //! them.
 //!
 //! Every 4-byte word of an allocation has a tag of its last write and one of its last read: launch, block, the block's
-//! time, warp, lane, and which bytes. Blocks are ordered by a fence followed by an atomic or strong store, and a strong
-//! load or atomic of the same address in the other block (PTX ISA section 8); what a block knows of the others is kept
-//! per block, not per thread, so that a correct program is never accused. Within a block, barriers order, and are
-//! checked in kernels that have no other means. Atomics and strong accesses do not race with each other.
+//! time, warp, lane, and which bytes. Blocks are ordered by a fence followed by an atomic or strong store, and in the
+//! other block an atomic, an acquire load, or a relaxed load followed by a fence, of the same address (PTX ISA section
+//! 8), all of the device's scope or wider; what a block knows of the others is kept per block, not per thread, so that a
+//! correct program is never accused. Within a block, barriers order, and are checked in kernels that have no other
+//! means. Atomics and strong accesses of such scopes do not race with each other.
+//!
+//! Bulk and tensor copies write until their group has been waited for, whenever the bytes move. They read through the
+//! async proxy: what a plain store of the launch has written needs a `fence.proxy.async` on the way, on either side.
 //!
 //! A tag forgets what it replaces, so a race can be missed, not made up.
+
+mod copies;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,6 +30,9 @@ const MAX_COMMUNICATING: u64 = 4096;
 const MAX_ADDRESSES: usize = 1 << 14;
 
 const MANY: u64 = 32;
+/// In place of a lane: a bulk copy that has not been waited for, and one that has.
+const IN_FLIGHT: u64 = 33;
+const COPIED: u64 = 34;
 const MANY_BLOCKS: u64 = (1 << 20) - 1;
 /// A block's time stops here; what happens then counts as ordered.
 const LAST_TIME: u64 = (1 << 16) - 1;
@@ -79,21 +88,48 @@ impl Shadow {
     }
 }
 
-/// Times of blocks up to which a block knows what they did.
-type Known = Vec<u32>;
-
-/// What strong accesses of a launch have left at their addresses.
-#[derive(Default)]
-pub struct Releases {
-    at: HashMap<u64, Known>,
-    rest: Known,
+/// Times of blocks up to which a block knows what they did, and up to which its copies do.
+#[derive(Clone, Default)]
+struct Known {
+    plain: Vec<u32>,
+    copies: Vec<u32>,
 }
 
-fn join(to: &mut Known, from: &Known) {
+impl Known {
+    fn join(&mut self, other: &Known) {
+        raise(&mut self.plain, &other.plain);
+        raise(&mut self.copies, &other.copies);
+    }
+
+    fn clear(&mut self) {
+        self.plain.clear();
+        self.copies.clear();
+    }
+}
+
+fn raise(to: &mut Vec<u32>, from: &[u32]) {
     if to.len() < from.len() {
         to.resize(from.len(), 0);
     }
     to.iter_mut().zip(from).for_each(|(t, f)| *t = (*t).max(*f));
+}
+
+fn covers(known: &[u32], tag: Tag) -> bool {
+    known.get(tag.block() as usize).is_some_and(|&k| tag.time() < k as u64)
+}
+
+/// What strong accesses of a launch have left at their addresses.
+#[derive(Default)]
+pub struct Releases {
+    at: HashMap<u64, Left>,
+    rest: Left,
+}
+
+/// What has been left at an address, and how often.
+#[derive(Default)]
+struct Left {
+    known: Known,
+    times: u32,
 }
 
 /// The clock of the block (or cluster) that an engine runs.
@@ -110,9 +146,14 @@ pub struct Clock {
     /// Barriers are all that orders the block's threads.
     inside: bool,
     communicates: bool,
-    /// What the last fence covers.
+    /// What the last fence covers, and the last fence between the proxies.
     fenced: u32,
+    proxied: u32,
     known: Known,
+    /// What relaxed loads have seen: a fence makes it known.
+    seen: Known,
+    /// The address that was looked at last, how often something had been left there, and whether that is known.
+    looked: (u64, u32, bool),
 }
 
 /// An access of lanes of one warp.
@@ -121,8 +162,21 @@ pub struct Access {
     pub warp: u32,
     pub bytes: u32,
     pub write: bool,
-    /// Atomic, volatile, relaxed, acquire or release.
+    /// Atomic, volatile, relaxed, acquire or release, of the device's scope or wider.
     pub strong: bool,
+}
+
+/// What is missing between two accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Anything that orders them.
+    Order,
+    /// A fence after the relaxed load that saw the other's flag.
+    Fence,
+    /// The wait for a bulk copy.
+    Wait,
+    /// A fence between the proxies.
+    ProxyFence,
 }
 
 /// Who made the earlier access.
@@ -133,6 +187,7 @@ pub struct Clash {
     pub warp: Option<u32>,
     pub other: Option<u32>,
     pub wrote: bool,
+    pub missing: Missing,
 }
 
 impl Clock {
@@ -153,10 +208,12 @@ impl Clock {
 
     pub fn start(&mut self, block: u64, warps: usize) {
         self.block = block;
-        (self.now, self.barrier, self.fenced) = (1, 1, 0);
+        (self.now, self.barrier, self.fenced, self.proxied) = (1, 1, 0, 0);
         self.warps.clear();
         self.warps.resize(warps, 1);
         self.known.clear();
+        self.seen.clear();
+        self.looked = (0, 0, false);
     }
 
     fn tick(&mut self) -> u64 {
@@ -178,39 +235,83 @@ impl Clock {
     }
 
     /// A fence of the device's or the system's scope.
-    pub fn fence(&mut self) {
-        self.fenced = self.tick() as u32;
+    pub fn fence(&mut self, acquires: bool, releases: bool) {
+        if acquires {
+            self.known.join(&self.seen);
+        }
+        if releases {
+            self.fenced = self.tick() as u32;
+        }
     }
 
-    /// A strong access: it takes what others have left at the address, and leaves what the last fence covers.
-    pub fn strong(&mut self, releases: &mut Releases, address: u64, write: bool) {
+    /// `fence.proxy.async` for global memory: later copies come after all that earlier plain accesses do.
+    pub fn proxy_fence(&mut self) {
+        self.proxied = self.tick() as u32;
+        raise(&mut self.known.copies, &self.known.plain);
+    }
+
+    /// A strong access of the device's scope: if it reads it takes what others have left at the address, for good
+    /// (`acquires`) or until a fence, and if it writes it leaves what the last fence covers.
+    pub fn strong(
+        &mut self,
+        releases: &mut Releases,
+        address: u64,
+        (reads, acquires): (bool, bool),
+        write: bool,
+    ) {
         let full = releases.at.len() >= MAX_ADDRESSES;
         let left = match releases.at.get_mut(&address) {
             Some(left) => Some(left),
             None if full => Some(&mut releases.rest),
             None => None,
         };
-        if let Some(left) = &left {
-            join(&mut self.known, left);
-        }
-        if write && (self.fenced > 0 || !self.known.is_empty()) {
-            let block = self.block as usize;
-            if self.known.len() <= block {
-                self.known.resize(block + 1, 0);
+        if let Some(left) = left.as_ref().filter(|_| reads) {
+            let look = (address, left.times, acquires);
+            if self.looked != look {
+                if acquires { &mut self.known } else { &mut self.seen }.join(&left.known);
+                self.looked = look;
             }
-            self.known[block] = self.fenced;
+        }
+        if write && (self.fenced > 0 || !self.known.plain.is_empty()) {
+            let block = self.block as usize;
+            for (known, time) in [
+                (&mut self.known.plain, self.fenced),
+                (&mut self.known.copies, self.fenced.min(self.proxied)),
+            ] {
+                known.resize(known.len().max(block + 1), 0);
+                known[block] = time;
+            }
             match left {
-                Some(left) => join(left, &self.known),
-                None => _ = releases.at.insert(address, self.known.clone()),
+                Some(left) => {
+                    left.known.join(&self.known);
+                    left.times += 1;
+                }
+                None => {
+                    let left = Left { known: self.known.clone(), times: 1 };
+                    releases.at.insert(address, left);
+                }
             }
         }
     }
 
-    fn ordered(&self, tag: Tag, warp: u64, lane: u64) -> bool {
+    /// What is missing between an earlier access and one now.
+    fn missing(&self, tag: Tag, strong: bool) -> Missing {
+        let seen = self.communicates && tag.block() != self.block && covers(&self.seen.plain, tag);
+        match tag.lane() {
+            IN_FLIGHT if tag.block() == self.block => Missing::Wait,
+            _ if seen && !strong => Missing::Fence,
+            _ => Missing::Order,
+        }
+    }
+
+    fn ordered(&self, tag: Tag, warp: u64, lane: u64, strong: bool) -> bool {
         if tag.launch() != self.launch || tag.time() == LAST_TIME {
             return true;
         }
         if tag.block() == self.block {
+            if tag.lane() == IN_FLIGHT {
+                return false;
+            }
             let alone = tag.warp() == warp
                 && (tag.lane() == lane || tag.time() < self.warps.get(warp as usize).copied().unwrap_or(0));
             return !self.inside || alone || tag.time() < self.barrier;
@@ -220,7 +321,8 @@ impl Clock {
         }
         // Of several readers in several blocks no one is known.
         tag.block() == MANY_BLOCKS
-            || self.known.get(tag.block() as usize).is_some_and(|&k| tag.time() < k as u64)
+            || tag.lane() != IN_FLIGHT
+                && (covers(&self.known.plain, tag) || strong && covers(&self.seen.plain, tag))
     }
 
     /// Records the access of the lanes of `mask` to an allocation at `base`; returns the first that races. The accesses
@@ -315,18 +417,52 @@ impl Clock {
     }
 
     fn test(&self, shadow: &Shadow, word: usize, bytes: u64, lane: u32, a: Access) -> Option<Clash> {
-        let tag = |k: usize| shadow.0.get(2 * word + k).map_or(Tag(0), |t| Tag(t.load(Relaxed)));
-        let against = |tag: Tag, wrote: bool| {
-            let exempt = a.strong && tag.strong() || tag.bytes() & bytes == 0;
-            (!exempt && !self.ordered(tag, a.warp as u64, lane as u64)).then(|| Clash {
-                lane,
-                block: (tag.block() < MANY_BLOCKS).then_some(tag.block()),
-                warp: (tag.warp() < MANY).then_some(tag.warp() as u32),
-                other: (tag.lane() < MANY).then_some(tag.lane() as u32),
-                wrote,
-            })
-        };
-        against(tag(0), true).or_else(|| if a.write { against(tag(1), false) } else { None })
+        let written = self.against(shadow, (word, true), bytes, lane, a);
+        written.or_else(|| if a.write { self.against(shadow, (word, false), bytes, lane, a) } else { None })
+    }
+
+    /// Whether an access races with the last write of a word, or with its last read.
+    fn against(
+        &self,
+        shadow: &Shadow,
+        (word, wrote): (usize, bool),
+        bytes: u64,
+        lane: u32,
+        a: Access,
+    ) -> Option<Clash> {
+        let tag = shadow.0.get(2 * word + !wrote as usize).map_or(Tag(0), |t| Tag(t.load(Relaxed)));
+        let exempt = a.strong && tag.strong() || tag.bytes() & bytes == 0;
+        (!exempt && !self.ordered(tag, a.warp as u64, lane as u64, a.strong))
+            .then(|| self.clash(tag, lane, wrote, self.missing(tag, a.strong)))
+    }
+
+    /// As [`Clock::access`], for lanes that store what is there already: they race with reads alone, and leave no trace.
+    pub fn rewrite(
+        &self,
+        shadow: &Shadow,
+        base: u64,
+        addresses: &[u64; 32],
+        mask: u32,
+        a: Access,
+    ) -> Option<Clash> {
+        let mut clash = None;
+        for lane in lanes_of(mask) {
+            self.words(addresses[lane as usize] - base, a, |word, bytes| {
+                clash = clash.or_else(|| self.against(shadow, (word, false), bytes, lane, a));
+            });
+        }
+        clash
+    }
+
+    fn clash(&self, tag: Tag, lane: u32, wrote: bool, missing: Missing) -> Clash {
+        Clash {
+            lane,
+            block: (tag.block() < MANY_BLOCKS).then_some(tag.block()),
+            warp: (tag.warp() < MANY).then_some(tag.warp() as u32),
+            other: (tag.lane() < MANY).then_some(tag.lane() as u32),
+            wrote,
+            missing,
+        }
     }
 
     /// The tag of the last read when `own` reads after `old`.
@@ -343,7 +479,7 @@ impl Clock {
         let both = bytes << 48 | ((old.strong() && own.strong()) as u64) << 52;
         let rest = |tag: Tag| tag.0 & !(31 << 48);
         if old.block() != self.block {
-            let known = self.communicates && self.ordered(old, own.warp(), own.lane());
+            let known = self.communicates && self.ordered(old, own.warp(), own.lane(), false);
             let many = self.launch << 53 | MANY_BLOCKS << 28 | MANY << 6 | MANY;
             return if known { own } else { Tag(many | both) };
         }
@@ -365,7 +501,10 @@ impl Clock {
 mod tests {
     use super::*;
 
-    fn clocks(communicates: bool) -> [Clock; 3] {
+    pub(super) const ATOMIC: (bool, bool) = (true, true);
+    const RELAXED: (bool, bool) = (true, false);
+
+    pub(super) fn clocks(communicates: bool) -> [Clock; 3] {
         std::array::from_fn(|b| {
             let mut c = Clock::new(1, 3, !communicates, communicates);
             c.start(b as u64, 2);
@@ -373,7 +512,7 @@ mod tests {
         })
     }
 
-    fn one(c: &Clock, s: &Shadow, word: u64, write: bool, strong: bool) -> Option<Clash> {
+    pub(super) fn one(c: &Clock, s: &Shadow, word: u64, write: bool, strong: bool) -> Option<Clash> {
         c.access(s, 0, &[4 * word; 32], 1, Access { warp: 0, bytes: 4, write, strong })
     }
 
@@ -405,14 +544,14 @@ mod tests {
             let ([mut a, mut b, mut c], s, mut r) = (clocks(true), Shadow::new(64), Releases::default());
             assert!(one(&a, &s, 0, true, false).is_none());
             if fence {
-                a.fence();
+                a.fence(true, true);
             }
-            a.strong(&mut r, 100, true);
-            b.strong(&mut r, 100, false);
+            a.strong(&mut r, 100, ATOMIC, true);
+            b.strong(&mut r, 100, ATOMIC, false);
             assert_eq!(one(&b, &s, 0, false, false).is_none(), fence);
             // On through another flag: order is handed on.
-            b.strong(&mut r, 200, true);
-            c.strong(&mut r, 200, false);
+            b.strong(&mut r, 200, ATOMIC, true);
+            c.strong(&mut r, 200, ATOMIC, false);
             assert_eq!(one(&c, &s, 0, false, false).is_none(), fence);
         }
     }
@@ -420,10 +559,10 @@ mod tests {
     #[test]
     fn what_is_written_after_the_fence_is_not_covered() {
         let ([mut a, mut b, _], s, mut r) = (clocks(true), Shadow::new(64), Releases::default());
-        a.fence();
+        a.fence(true, true);
         one(&a, &s, 0, true, false);
-        a.strong(&mut r, 100, true);
-        b.strong(&mut r, 100, true);
+        a.strong(&mut r, 100, ATOMIC, true);
+        b.strong(&mut r, 100, ATOMIC, true);
         assert!(one(&b, &s, 0, false, false).is_some());
     }
 
@@ -448,5 +587,20 @@ mod tests {
         let mut later = Clock::new(2, 3, true, false);
         later.start(1, 2);
         assert!(access(&later, 0, 0, 4, true).is_none(), "launches are ordered");
+    }
+
+    #[test]
+    fn a_relaxed_load_needs_a_fence_after_it() {
+        let ([mut a, mut b, _], s, mut r) = (clocks(true), Shadow::new(64), Releases::default());
+        one(&a, &s, 0, true, false);
+        a.fence(false, true);
+        a.strong(&mut r, 100, RELAXED, true);
+        b.strong(&mut r, 100, RELAXED, false);
+        assert_eq!(one(&b, &s, 0, false, false).unwrap().missing, Missing::Fence);
+        assert!(one(&b, &s, 0, false, true).is_none(), "loads that are strong themselves are let pass");
+        b.fence(false, true);
+        assert!(one(&b, &s, 0, false, false).is_some(), "a release acquires nothing");
+        b.fence(true, false);
+        assert!(one(&b, &s, 0, false, false).is_none());
     }
 }

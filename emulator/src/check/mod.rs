@@ -49,6 +49,8 @@ pub enum Kind {
     WarpgroupDivergence,
     /// A matrix descriptor that is not valid, or of another swizzle than the bytes were written with.
     DescriptorMismatch,
+    /// `free` in a kernel of what is no block of `malloc`.
+    HeapMisuse,
     /// `setmaxnreg` beyond the registers of the block.
     RegisterPool,
 }
@@ -64,7 +66,7 @@ pub struct Finding {
     /// File and line of the CUDA source, where the PTX has line information.
     pub source: Option<(String, u32)>,
     pub message: String,
-    /// How often this kind happened at this instruction.
+    /// How often this kind happened at this instruction; of a source line's further ones too, in the last that is listed.
     pub count: u64,
     /// Options under which it happened, where the order of things was chosen: the same ones repeat it.
     pub order: String,
@@ -91,8 +93,25 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// The findings, and where each kind at each instruction is among them.
-type List = (Vec<Finding>, HashMap<(Kind, u32), usize>);
+/// Where something happened: a line of the source, or an instruction where the PTX has no line information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Site {
+    /// File number and line.
+    Source(u32, u32),
+    Instruction(u32),
+}
+
+/// Instructions of a kind and site that are listed apart: a line reads two arrays and writes a third, but it may also be an unrolled loop.
+const APART: usize = 3;
+
+/// The findings, and where each kind at each site is among them, with its instruction.
+type List = (Vec<Finding>, HashMap<(Kind, Site), Vec<(u32, usize)>>);
+
+/// Which of a site's findings an instruction's next one is counted with, if it is not listed apart.
+fn counted_with(listed: &[(u32, usize)], ptx_line: u32) -> Option<usize> {
+    let same = listed.iter().find(|(line, _)| *line == ptx_line);
+    same.or(listed.get(APART - 1)).map(|(_, i)| *i)
+}
 
 /// Findings of a launch, shared by the threads that run its blocks.
 pub struct Findings {
@@ -106,23 +125,25 @@ impl Findings {
         Findings { list: Mutex::new((Vec::new(), HashMap::new())), max, stop: AtomicBool::new(false) }
     }
 
-    /// Adds a finding, or counts one of the same kind at the same instruction. A full list stops the launch.
-    pub fn add(&self, pc: u32, finding: Finding) {
+    /// Adds a finding, or counts it with one of the same kind at the same site. A full list stops the launch.
+    pub fn add(&self, site: Site, finding: Finding) {
         let mut guard = self.list.lock().unwrap_or_else(|e| e.into_inner());
         let (list, known) = &mut *guard;
-        if let Some(&i) = known.get(&(finding.kind, pc)) {
+        let listed = known.entry((finding.kind, site)).or_default();
+        if let Some(i) = counted_with(listed, finding.ptx_line) {
             list[i].count += finding.count;
         } else if list.len() < self.max {
-            known.insert((finding.kind, pc), list.len());
+            listed.push((finding.ptx_line, list.len()));
             list.push(finding);
         } else {
             self.stop();
         }
     }
 
-    /// True when a finding of this kind at this instruction would only be counted.
-    pub fn knows(&self, pc: u32, kind: Kind) -> bool {
-        self.list.lock().unwrap_or_else(|e| e.into_inner()).1.contains_key(&(kind, pc))
+    /// True when a finding of this kind, at this site and line of the PTX, would only be counted.
+    pub fn knows(&self, site: Site, ptx_line: u32, kind: Kind) -> bool {
+        let guard = self.list.lock().unwrap_or_else(|e| e.into_inner());
+        guard.1.get(&(kind, site)).is_some_and(|listed| counted_with(listed, ptx_line).is_some())
     }
 
     pub fn stop(&self) {

@@ -10,8 +10,9 @@
 //! Ordinary accesses are remembered for each 4-byte word, asynchronous ones for each 16-byte granule.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
-use super::race::Access;
+use super::race::{Access, WordHash};
 
 pub type Time = u32;
 /// A warp of the cluster, or something asynchronous.
@@ -56,6 +57,12 @@ impl Pair {
     pub fn join(&mut self, other: &Pair) {
         self.generic.join(&other.generic);
         self.asynchronous.join(&other.asynchronous);
+    }
+
+    /// The work of an asynchronous agent up to `time` is complete, for both proxies.
+    pub fn learn(&mut self, agent: Agent, time: Time) {
+        self.generic.raise(agent, time);
+        self.asynchronous.raise(agent, time);
     }
 }
 
@@ -138,9 +145,10 @@ pub struct Order {
     words: Vec<Word>,
     granules: Vec<Granule>,
     readers: HashMap<u32, Vec<(Agent, Time)>>,
-    released: HashMap<u32, Pair>,
+    released: HashMap<u32, Pair, BuildHasherDefault<WordHash>>,
     /// As in [`super::race::Races`].
     synced: Vec<Vec<u32>>,
+    met: Vec<u32>,
     agents: usize,
 }
 
@@ -161,6 +169,8 @@ impl Order {
         self.released.clear();
         self.synced.clear();
         self.synced.resize(warps, Vec::new());
+        self.met.clear();
+        self.met.resize(warps, 0);
         self.agents = warps;
     }
 
@@ -193,10 +203,9 @@ impl Order {
         self.tick(warp);
     }
 
-    /// The warp has waited for an asynchronous agent: its work up to `time` is complete, for both proxies.
+    /// The warp has waited for an asynchronous agent.
     pub fn learn(&mut self, warp: usize, agent: Agent, time: Time) {
-        self.clocks[warp].generic.raise(agent, time);
-        self.clocks[warp].asynchronous.raise(agent, time);
+        self.clocks[warp].learn(agent, time);
     }
 
     /// The warp has passed a barrier of the cluster, even a relaxed one: every warp of it has started.
@@ -216,6 +225,11 @@ impl Order {
         self.clocks[warp].generic.get(warp as Agent)
     }
 
+    /// True when `warp` comes after something asynchronous.
+    pub fn has_learnt(&self, warp: usize, stamp: Stamp) -> bool {
+        self.clocks[warp].generic.get(stamp.agent) >= stamp.time
+    }
+
     /// True when `warp` comes after what `other` had done at `time`.
     pub fn is_after(&self, warp: usize, other: usize, time: Time) -> bool {
         warp == other || self.clocks[warp].generic.get(other as Agent) >= time
@@ -223,6 +237,10 @@ impl Order {
 
     /// Orders lanes of a warp, as [`super::race::Races::sync_lanes`].
     pub fn sync_lanes(&mut self, warp: usize, mask: u32, step: u32) {
+        if mask == u32::MAX {
+            self.met[warp] = step;
+            return;
+        }
         let table = &mut self.synced[warp];
         if table.is_empty() {
             table.resize(32 * 32, 0);
@@ -235,9 +253,20 @@ impl Order {
         }
     }
 
+    /// Orders the lanes of `mask` after all that the warp has done before `step`: they have seen others' arrivals.
+    pub fn lanes_follow(&mut self, warp: usize, mask: u32, step: u32) {
+        let table = &mut self.synced[warp];
+        if table.is_empty() {
+            table.resize(32 * 32, 0);
+        }
+        for i in (0..32).filter(|i| mask >> i & 1 != 0) {
+            table[i * 32..i * 32 + 32].fill(step);
+        }
+    }
+
     fn lanes_ordered(&self, warp: u32, earlier: u32, later: u32, step: u32) -> bool {
         let known = self.synced[warp as usize].get((later * 32 + earlier) as usize);
-        earlier == later || known.is_some_and(|&known| known > step)
+        earlier == later || self.met[warp as usize] > step || known.is_some_and(|&known| known > step)
     }
 
     /// Records an ordinary access to `bytes` (a mask of 4) of word `word` of the cluster's shared memory.
@@ -248,6 +277,7 @@ impl Order {
             && let Some(left) = self.released.get(&(word as u32))
         {
             self.clocks[warp].join(left);
+            self.lanes_follow(warp, 1 << a.lane, a.step);
         }
         let found = self.ordinary_conflict(word, bytes, a).or_else(|| self.async_conflict(word, a));
         let now = self.now(warp);
@@ -280,9 +310,10 @@ impl Order {
             cell.read_bytes = if cell.many { cell.read_bytes | bytes } else { bytes };
         }
         if a.strong && a.write {
-            let mut sum = Pair::default();
-            self.release(warp, &mut sum);
-            self.released.insert(word as u32, sum);
+            let left = self.released.entry(word as u32).or_default();
+            left.generic.0.clone_from(&self.clocks[warp].generic.0);
+            left.asynchronous.0.clone_from(&self.clocks[warp].asynchronous.0);
+            self.tick(warp);
         }
         found
     }

@@ -6,6 +6,27 @@
 //! only by their own instruction stream and by `bar.warp.sync` or a barrier; a conflict within one instruction is the
 //! hardware's to resolve and no race. The last write of a word, and the last read of it by each warp, are remembered.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Spreads the numbers of words over a table.
+#[derive(Default)]
+pub struct WordHash(u64);
+
+impl Hasher for WordHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.write_u32(b as u32));
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.0 = (self.0 ^ n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+}
+
 /// A time on a warp's clock; 0 is before everything.
 type Time = u32;
 
@@ -59,9 +80,11 @@ pub struct Races {
     /// `clocks[v * warps + u]`: what warp v knows of warp u.
     clocks: Vec<Time>,
     /// Clocks left at words by strong accesses.
-    released: std::collections::HashMap<u32, Vec<Time>>,
+    released: HashMap<u32, Vec<Time>, BuildHasherDefault<WordHash>>,
     /// For each warp, `synced[i * 32 + j]`: the last step of lane j that lane i is ordered after.
     synced: Vec<Vec<u32>>,
+    /// For each warp, the step at which all its lanes last met.
+    met: Vec<u32>,
     base: Time,
 }
 
@@ -83,7 +106,10 @@ impl Races {
             self.clocks[v * warps + v] = self.base + 1;
         }
         self.released.clear();
-        self.synced = vec![Vec::new(); warps];
+        self.synced.resize(warps, Vec::new());
+        self.synced.iter_mut().for_each(Vec::clear);
+        self.met.clear();
+        self.met.resize(warps, 0);
     }
 
     pub fn clock(&self, warp: usize) -> &[Time] {
@@ -106,6 +132,10 @@ impl Races {
 
     /// Orders the lanes of `mask` of a warp: `bar.warp.sync`, or a barrier (all lanes).
     pub fn sync_lanes(&mut self, warp: usize, mask: u32, step: u32) {
+        if mask == u32::MAX {
+            self.met[warp] = step;
+            return;
+        }
         let table = &mut self.synced[warp];
         if table.is_empty() {
             table.resize(32 * 32, 0);
@@ -118,11 +148,53 @@ impl Races {
         }
     }
 
+    /// Orders the lanes of `mask` after all that the warp has done before `step`: they have seen others' arrivals.
+    fn lanes_follow(&mut self, warp: usize, mask: u32, step: u32) {
+        let table = &mut self.synced[warp];
+        if table.is_empty() {
+            table.resize(32 * 32, 0);
+        }
+        for i in (0..32).filter(|i| mask >> i & 1 != 0) {
+            table[i * 32..i * 32 + 32].fill(step);
+        }
+    }
+
     fn lanes_ordered(&self, warp: u32, earlier: u32, later: u32, step: u32) -> bool {
         earlier == later
+            || self.met[warp as usize] > step
             || self.synced[warp as usize]
                 .get((later * 32 + earlier) as usize)
                 .is_some_and(|&known| known > step)
+    }
+
+    /// The read of `bytes` of `word` that a write races with. It is all that a store of what is there already races with, and such
+    /// a store leaves no trace.
+    pub fn rewrite(&self, word: usize, bytes: u8, a: Access) -> Option<Conflict> {
+        let warps = self.warps;
+        let &cell = self.cells.get(word)?;
+        if cell.read_bytes & bytes == 0 || a.strong && cell.read_strong {
+            return None;
+        }
+        let mut conflict = None;
+        for u in (0..warps as u32).filter(|u| cell.read_warps >> u & 1 != 0) {
+            let time = self.reads[word * warps + u as usize];
+            if time <= self.base {
+                continue;
+            }
+            if u != a.warp {
+                if time > self.clocks[a.warp as usize * warps + u as usize] {
+                    conflict = Some(Conflict { warp: Some(u), lane: None, wrote: false });
+                }
+            } else if cell.read_last as u32 == u && cell.read_step != a.step {
+                let lane = (0..32).find(|&j| {
+                    cell.read_lanes >> j & 1 != 0 && !self.lanes_ordered(u, j, a.lane, cell.read_step)
+                });
+                if lane.is_some() {
+                    conflict = Some(Conflict { warp: Some(u), lane, wrote: false });
+                }
+            }
+        }
+        conflict
     }
 
     /// Records an access to `bytes` (a mask of 4) of `word`; returns whom it races with.
@@ -130,9 +202,11 @@ impl Races {
         let warps = self.warps;
         let &cell = self.cells.get(word)?;
         if a.strong
-            && let Some(left) = self.released.get(&(word as u32)).cloned()
+            && let Some(left) = self.released.get(&(word as u32))
         {
-            self.acquire(a.warp as usize, &left);
+            let own = &mut self.clocks[a.warp as usize * warps..][..warps];
+            own.iter_mut().zip(left).for_each(|(c, &s)| *c = (*c).max(s));
+            self.lanes_follow(a.warp as usize, 1 << a.lane, a.step);
         }
         let base = self.base;
         let slot = word * warps + a.warp as usize;
@@ -160,25 +234,8 @@ impl Races {
                 conflict = Some(Conflict { warp: Some(u), lane: Some(lane), wrote: true });
             }
         }
-        if a.write && conflict.is_none() && cell.read_bytes & bytes != 0 && !(a.strong && cell.read_strong) {
-            for u in (0..warps as u32).filter(|u| cell.read_warps >> u & 1 != 0) {
-                let time = self.reads[word * warps + u as usize];
-                if time <= base {
-                    continue;
-                }
-                if u != a.warp {
-                    if time > knows(u) {
-                        conflict = Some(Conflict { warp: Some(u), lane: None, wrote: false });
-                    }
-                } else if cell.read_last as u32 == u && cell.read_step != a.step {
-                    let lane = (0..32).find(|&j| {
-                        cell.read_lanes >> j & 1 != 0 && !self.lanes_ordered(u, j, a.lane, cell.read_step)
-                    });
-                    if lane.is_some() {
-                        conflict = Some(Conflict { warp: Some(u), lane, wrote: false });
-                    }
-                }
-            }
+        if a.write && conflict.is_none() {
+            conflict = self.rewrite(word, bytes, a);
         }
         let cell = &mut self.cells[word];
         if a.write {
@@ -203,9 +260,11 @@ impl Races {
             self.reads[slot] = now;
         }
         if a.strong && a.write {
-            let mut sum = Vec::new();
-            self.release(a.warp as usize, &mut sum);
-            self.released.insert(word as u32, sum);
+            let own = &mut self.clocks[a.warp as usize * warps..][..warps];
+            let left = self.released.entry(word as u32).or_default();
+            left.clear();
+            left.extend_from_slice(own);
+            own[a.warp as usize] += 1;
         }
         conflict
     }

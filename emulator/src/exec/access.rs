@@ -7,8 +7,7 @@ use super::lanes::Banks;
 use super::rows::{any_set, lanes_of, load_bytes, read32, read64};
 use super::state::Warp;
 use crate::check::Kind as Check;
-use crate::check::global;
-use crate::code::{Bank, Kind, MemOp};
+use crate::code::{Bank, Kind, MemOp, Strength};
 use crate::counters;
 use crate::memory::{Allocation, LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, SHARED_WINDOW};
 use crate::ptx::ast::Space;
@@ -24,7 +23,7 @@ pub(super) struct What {
     pub bytes: u32,
     pub count: u32,
     pub write: bool,
-    pub strong: bool,
+    pub strength: Strength,
     /// Read-modify-write.
     pub atomic: bool,
 }
@@ -96,7 +95,7 @@ impl Engine<'_> {
                 bytes: op.bytes as u32,
                 count: op.count as u32,
                 write: false,
-                strong: op.strong,
+                strength: op.strength,
                 atomic: false,
             };
             self.by_space(op.space, what, &addresses, mask, |this, space, m| match space {
@@ -108,6 +107,9 @@ impl Engine<'_> {
                 Space::Local => this.local_load(warp, what, &addresses, m, &mut values),
                 _ => this.global_load(what, &addresses, m, &mut values, op.space == Space::Const),
             });
+            if op.strength.is_strong() {
+                self.asked(warp, pc, mask, &values[0]);
+            }
         }
         let narrow = op.bytes < op.reg_bytes;
         for (e, row) in values.iter_mut().enumerate().take(count) {
@@ -160,7 +162,7 @@ impl Engine<'_> {
             bytes: op.bytes as u32,
             count: op.count as u32,
             write: true,
-            strong: op.strong,
+            strength: op.strength,
             atomic: false,
         };
         self.by_space(op.space, what, &addresses, mask, |this, space, m| match space {
@@ -313,48 +315,6 @@ impl Engine<'_> {
         }
     }
 
-    /// Records an access with the check of races in global memory.
-    fn global_races(&mut self, what: What, allocation: &Allocation, addresses: &[u64; 32], mask: u32) {
-        let Some(shadow) = allocation.shadow() else { return };
-        let strong = what.strong || what.atomic;
-        if strong {
-            let mut releases = self.l.releases.lock().unwrap_or_else(|e| e.into_inner());
-            for i in lanes_of(mask) {
-                self.clock.strong(&mut releases, addresses[i as usize], what.write);
-            }
-        }
-        let access =
-            global::Access { warp: what.warp, bytes: what.total() as u32, write: what.write, strong };
-        let Some(clash) = self.clock.access(shadow, allocation.base, addresses, mask, access) else { return };
-        self.report(Check::GlobalRace, what.pc, what.warp, clash.lane, || {
-            let address = addresses[clash.lane as usize];
-            let whole = |n: u64| {
-                let [gx, gy, _] = self.l.grid.map(|d| d as u64);
-                format!("({},{},{})", n % gx, n / gx % gy, n / gx / gy)
-            };
-            let block = match clash.block {
-                _ if self.l.cluster != [1; 3] => "of another cluster".to_string(),
-                Some(n) if whole(n) == whole(self.clock.block()) => "of this block".to_string(),
-                Some(n) => format!("of block {}", whole(n)),
-                None => "of other blocks".to_string(),
-            };
-            let who = match (clash.warp, clash.other) {
-                (Some(warp), Some(lane)) if clash.block.is_some() => {
-                    let [x, y, z] = self.thread_of(warp, lane);
-                    format!("thread ({x},{y},{z})")
-                }
-                _ => "threads".to_string(),
-            };
-            let did = if clash.wrote { "wrote" } else { "read" };
-            format!(
-                "{} {} B of global memory, {}, which {who} {block} {did} with nothing to order them",
-                what.verb(),
-                what.total(),
-                self.l.memory.describe(address)
-            )
-        });
-    }
-
     fn unwritten(&self, what: What, lane: u32, address: u64) {
         self.report(Check::Uninitialised, what.pc, what.warp, lane, || {
             format!(
@@ -406,6 +366,8 @@ impl Engine<'_> {
     }
 
     fn global_store(&mut self, what: What, addresses: &[u64; 32], mask: u32, values: &Values) {
+        let weak = self.clock.is_on() && !what.strength.is_wide();
+        self.quiet = if weak { self.unchanged(what, addresses, mask, values) } else { 0 };
         self.global_lanes(what, addresses, mask, false, |allocation, lanes| {
             for i in lanes_of(lanes) {
                 let offset = addresses[i as usize] - allocation.base;
@@ -417,6 +379,29 @@ impl Engine<'_> {
                 }
             }
         });
+        self.quiet = 0;
+    }
+
+    /// Lanes that store what is there already. Threads that set one flag to one value are a race by the letter, which
+    /// programs rely on and hardware decides in one way only: with other writes they do not race, with reads they do.
+    fn unchanged(&self, what: What, addresses: &[u64; 32], mask: u32, values: &Values) -> u32 {
+        let mut same = 0;
+        for i in lanes_of(mask) {
+            let address = addresses[i as usize];
+            let found = self.l.memory.find(address).filter(|a| address + what.total() <= a.base + a.size);
+            let Some(a) = found.filter(|_| address.is_multiple_of(what.total())) else { continue };
+            let keep = u64::MAX >> (64 - 8 * what.bytes);
+            let equal = (0..what.count as usize).all(|e| {
+                let offset = address - a.base + e as u64 * what.bytes as u64;
+                // SAFETY: the element lies within the allocation and is aligned, both checked just above.
+                unsafe {
+                    a.is_written(offset, what.bytes)
+                        && a.load(offset, what.bytes) == values[e][i as usize] & keep
+                }
+            });
+            same |= (equal as u32) << i;
+        }
+        same
     }
 
     // local and parameters -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ use super::lanes::Banks;
 use super::rows::{lanes_of, read32, read64};
 use super::state::{CopyQueue, PendingCopy, Warp};
 use crate::check::Kind as Check;
+use crate::code::Strength;
 use crate::ptx::ast::Space;
 
 impl Engine<'_> {
@@ -19,7 +20,15 @@ impl Engine<'_> {
         let from = read64(banks, pool[1]).map(|a| a.wrapping_add_signed(op.global_offset));
         let sizes = if op.source_size { read32(banks, pool[2]) } else { [op.bytes as u32; 32] };
         let bytes = op.bytes as u32;
-        let what = What { pc, warp: warp.index, bytes, count: 1, write: true, strong: false, atomic: false };
+        let what = What {
+            pc,
+            warp: warp.index,
+            bytes,
+            count: 1,
+            write: true,
+            strength: Strength::Weak,
+            atomic: false,
+        };
         let mut lanes = self.shared_lanes_for_copy(what, &to, mask);
         let wrong: u32 = lanes_of(lanes).map(|i| ((sizes[i as usize] > bytes) as u32) << i).sum();
         if wrong != 0 {
@@ -173,8 +182,15 @@ impl Engine<'_> {
                 self.b.shared.copies -= 1;
             }
             let bytes = bytes as u32;
-            let what =
-                What { pc, warp: warp.index, bytes, count: 1, write: true, strong: false, atomic: false };
+            let what = What {
+                pc,
+                warp: warp.index,
+                bytes,
+                count: 1,
+                write: true,
+                strength: Strength::Weak,
+                atomic: false,
+            };
             self.race_of_copies(what, &offsets, row);
         }
         if self.b.shared.copies == 0 {

@@ -11,7 +11,7 @@ use super::state::Warp;
 use crate::check::Kind as Check;
 use crate::code::{AtomOp, AtomicOp};
 use crate::counters::serial_updates;
-use crate::ptx::ast::{Space, Ty};
+use crate::ptx::ast::Space;
 
 /// The new value of an atomic.
 pub(super) fn update(op: &AtomOp, old: u64, b: u64, c: u64) -> u64 {
@@ -26,8 +26,8 @@ pub(super) fn update(op: &AtomOp, old: u64, b: u64, c: u64) -> u64 {
         AtomicOp::Add => old.wrapping_add(b),
         AtomicOp::Min if ty.is_float() => float(Float::Min { nan: false }),
         AtomicOp::Max if ty.is_float() => float(Float::Max { nan: false }),
-        AtomicOp::Min => int(Int::Min),
-        AtomicOp::Max => int(Int::Max),
+        AtomicOp::Min => int(Int::Min { relu: false }),
+        AtomicOp::Max => int(Int::Max { relu: false }),
         AtomicOp::Inc => {
             if old >= b {
                 0
@@ -61,28 +61,36 @@ impl Engine<'_> {
         let code = self.l.code;
         let op = code.atoms[index as usize];
         let pool = &code.pool[code.insts[pc as usize].pool as usize..];
-        let (result, rest) = if op.has_result { (Some(pool[0]), &pool[1..]) } else { (None, pool) };
+        let results = if op.has_result { (op.ty.bytes() as usize).div_ceil(8) } else { 0 };
+        let (result, rest) = pool.split_at(results);
         let addresses = Self::addresses(banks, op.address, rest[0], op.offset);
-        let wide = op.ty.bytes() == 8;
+        let wide = op.ty.bytes() >= 8;
+        // 128 bits are two registers.
+        let parts = (op.ty.bytes() as usize).div_ceil(8);
         let row = |slot: u16| if wide { read64(banks, slot) } else { read32(banks, slot).map(|v| v as u64) };
-        let b = row(rest[1]);
-        let c = if op.op == AtomicOp::Cas { row(rest[2]) } else { [0; 32] };
+        let value = |at: usize| -> [[u64; 32]; 2] {
+            let mut out = [[0; 32]; 2];
+            out.iter_mut().zip(&rest[at..at + parts]).for_each(|(o, &slot)| *o = row(slot));
+            out
+        };
+        let b = value(1);
+        let c = if op.op == AtomicOp::Cas { value(1 + parts) } else { [[0; 32]; 2] };
         let what = What {
             pc,
             warp: warp.index,
-            bytes: op.ty.bytes(),
-            count: 1,
+            bytes: op.ty.bytes().min(8),
+            count: parts as u32,
             write: true,
-            strong: true,
+            strength: op.strength,
             atomic: true,
         };
         if self.l.options.counters {
             let count = &mut self.counts[pc as usize];
-            count.bytes += what.bytes as u64 * mask.count_ones() as u64;
+            count.bytes += what.total() * mask.count_ones() as u64;
             count.transfers += serial_updates(&addresses, mask);
             count.ideal += 1;
         }
-        let mut old = [u64::MAX; 32];
+        let mut old = [[u64::MAX; 2]; 32];
         let order: Vec<u32> = {
             let mut lanes: Vec<u32> = lanes_of(mask).collect();
             if self.random {
@@ -94,7 +102,16 @@ impl Engine<'_> {
             lanes
         };
         let bytes = op.ty.bytes();
-        let cut = u64::MAX >> (64 - 8 * bytes);
+        let cut = u64::MAX >> (64 - 8 * bytes.min(8));
+        let step = |lane: u32, before: [u64; 2]| -> [u64; 2] {
+            let [b, c] = [b, c].map(|v| [v[0][lane as usize] & cut, v[1][lane as usize]]);
+            match op.op {
+                AtomicOp::Exch if parts == 2 => b,
+                AtomicOp::Cas if parts == 2 && before == b => c,
+                AtomicOp::Cas if parts == 2 => before,
+                _ => [update(&op, before[0], b[0], c[0]) & cut, 0],
+            }
+        };
         let check = self.l.options.checks.uninitialised;
         self.by_space(op.space, what, &addresses, mask, |this, space, m| match space {
             Space::Shared | Space::Cluster => {
@@ -111,9 +128,12 @@ impl Engine<'_> {
                             });
                         }
                         let cell = &mut this.b.shared.data[start..start + size];
-                        let before = super::rows::load_bytes(cell);
-                        let after = update(&op, before, b[i as usize] & cut, c[i as usize] & cut) & cut;
-                        cell.copy_from_slice(&after.to_le_bytes()[..size]);
+                        let mut before = [0; 2];
+                        before.iter_mut().zip(cell.chunks(8)).for_each(|(v, c)| *v = super::rows::load_bytes(c));
+                        let after = step(i, before);
+                        for (cell, v) in cell.chunks_mut(8).zip(after) {
+                            cell.copy_from_slice(&v.to_le_bytes()[..cell.len()]);
+                        }
                         this.b.shared.mark(start, size);
                         old[i as usize] = before;
                     }
@@ -133,12 +153,18 @@ impl Engine<'_> {
                         // SAFETY: `global_lanes` gives lanes whose aligned access lies wholly within the allocation.
                         // Kernels with global atomics run on one thread, so load and store together are atomic.
                         unsafe {
-                            if !allocation.is_written(offset, bytes) && op.op != AtomicOp::Exch {
+                            let part = bytes.min(8);
+                            let mut places = (0..parts as u64).map(|k| offset + 8 * k);
+                            if op.op != AtomicOp::Exch && !places.all(|at| allocation.is_written(at, part)) {
                                 missing |= 1 << i;
                             }
-                            let before = allocation.load(offset, bytes);
-                            let after = update(&op, before, b[i as usize] & cut, c[i as usize] & cut);
-                            allocation.store(offset, bytes, after);
+                            let mut before = [0; 2];
+                            for (k, v) in before.iter_mut().enumerate().take(parts) {
+                                *v = allocation.load(offset + 8 * k as u64, part);
+                            }
+                            for (k, v) in step(i, before).into_iter().enumerate().take(parts) {
+                                allocation.store(offset + 8 * k as u64, part, v);
+                            }
                             old[i as usize] = before;
                         }
                     }
@@ -153,11 +179,14 @@ impl Engine<'_> {
                 }
             }
         });
-        if let Some(d) = result {
-            if op.ty == Ty::B64 || wide {
-                write64(banks, d, mask, |i| old[i as usize]);
+        if !result.is_empty() {
+            self.asked(warp, pc, mask, &old.map(|parts| parts[0]));
+        }
+        for (k, &d) in result.iter().enumerate() {
+            if wide {
+                write64(banks, d, mask, |i| old[i as usize][k]);
             } else {
-                write32(banks, d, mask, |i| (old[i as usize] & cut) as u32);
+                write32(banks, d, mask, |i| (old[i as usize][0] & cut) as u32);
             }
         }
     }

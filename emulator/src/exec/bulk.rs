@@ -5,9 +5,11 @@
 //! nothing else in the cluster can run (late), or at random. A store's source is read at the latest by a `.read` wait,
 //! its destination is written by a full wait or the end of the block.
 
+use std::collections::VecDeque;
+
 use super::engine::Engine;
 use super::lanes::Banks;
-use super::mbarrier::Place;
+use super::mbarrier::{Awaited, Place};
 use super::rows::{lanes_of, read32, read64};
 use super::state::Warp;
 use super::transfer::{End, Signal, Transfer};
@@ -20,7 +22,7 @@ use crate::ptx::ast::{Space, Ty};
 const MAX_BYTES: u32 = (1 << 20) - 16;
 
 /// Bulk groups of one thread.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BulkQueue {
     pub agent: Option<Agent>,
     /// Groups committed so far; a copy issued now goes into the next one.
@@ -30,6 +32,16 @@ pub struct BulkQueue {
     pub last_pc: u32,
     /// Groups waited for, `.read` or not.
     pub waited: u32,
+    /// Copies to global memory that no full wait has covered yet, the oldest first.
+    pub writes: VecDeque<Written>,
+}
+
+/// What a copy to global memory writes, and the group it is in.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub(super) to: End,
+    pub(super) bytes: u32,
+    group: u32,
 }
 
 impl Engine<'_> {
@@ -137,6 +149,9 @@ impl Engine<'_> {
                         }
                     }
                 };
+                if let End::Global(_) | End::Tensor(..) = source {
+                    self.order_global_copy((pc, index, lane), &source, bytes, false, false);
+                }
                 let Some(mbarrier) = mbarrier else { return };
                 let at =
                     self.shared_place(index, lane, pc, op.to.space, mbarrier, 8, "the mbarrier of a copy");
@@ -234,9 +249,10 @@ impl Engine<'_> {
     }
 
     fn issue_load(&mut self, warp: &Warp, issue: &Issue, from: End, to: Place, mbarrier: Place, bytes: u32) {
-        let (pc, lane, index) = (issue.pc, issue.lane, warp.index);
+        let (pc, lane, index, rank) = (issue.pc, issue.lane, warp.index, self.running);
         let Some(m) = self.mbarrier_at(index, lane, pc, mbarrier) else { return };
         let stamp = Stamp { agent: m.agent, time: m.phase as Time + 1, pc };
+        m.copy = Some(Awaited { phase: m.phase + 1, pc, warp: index, lane, rank });
         let transfer = Transfer {
             from,
             to: End::Shared(to),
@@ -262,6 +278,10 @@ impl Engine<'_> {
         let agent = *queue.agent.get_or_insert_with(|| self.order.new_agent());
         let stamp = Stamp { agent, time: queue.committed + 1, pc };
         (queue.last, queue.last_pc) = (queue.committed + 1, pc);
+        if self.clock.is_on() {
+            queue.writes.push_back(Written { to: to.clone(), bytes, group: stamp.time });
+        }
+        self.order_global_copy((pc, index, lane), &to, bytes, true, issue.op.reduce.is_some());
         let transfer = Transfer {
             from: End::Shared(from),
             to,
@@ -297,6 +317,11 @@ impl Engine<'_> {
             let done = queue.committed.saturating_sub(keep);
             queue.waited = queue.waited.max(done);
             let agent = queue.agent;
+            while !read && queue.writes.front().is_some_and(|w| w.group <= done) {
+                if let Some(written) = queue.writes.pop_front() {
+                    self.global_copy_done(warp.index, &written);
+                }
+            }
             let me = Signal::Group(self.running, warp.index, i);
             let mut at = 0;
             while at < self.pending.len() {
@@ -327,7 +352,7 @@ impl Engine<'_> {
             return;
         }
         for i in lanes_of(mask) {
-            let queue = warp.bulk[i as usize];
+            let queue = &warp.bulk[i as usize];
             if queue.last <= queue.waited {
                 continue;
             }
@@ -381,8 +406,10 @@ impl Engine<'_> {
                 });
                 continue;
             }
+            let rank = self.running;
             let Some(m) = self.mbarrier_at(warp.index, i, pc, signal) else { continue };
             let stamp = Stamp { agent: m.agent, time: m.phase as Time + 1, pc };
+            m.copy = Some(Awaited { phase: m.phase + 1, pc, warp: warp.index, lane: i, rank });
             if self.tracking {
                 let me = self.warp_agent(warp.index);
                 let base = to.rank * (self.l.shared_bytes as usize).div_ceil(16) * 4 + to.offset as usize / 4;

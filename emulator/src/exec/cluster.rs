@@ -13,6 +13,7 @@ use super::state::{Block, Status, Warp};
 use crate::check::Kind as Check;
 use crate::check::proxy::{Conflict, GRANULE, Pair, Stamp, What as Clash};
 use crate::check::race::Access;
+use crate::code::{Fence, Strength};
 use crate::memory::{RANK_SHIFT, SHARED_WINDOW};
 use crate::ptx::ast::Space;
 
@@ -220,10 +221,22 @@ impl Engine<'_> {
 
     // order --------------------------------------------------------------------------------------------------------
 
-    /// A fence between threads: what comes before it is released by later relaxed operations.
-    pub(super) fn order_fence(&mut self, warp: &mut Warp) {
-        if self.tracking {
-            let me = self.warp_agent(warp.index);
+    /// A fence between threads: what comes before it is released by later relaxed operations, and what earlier ones
+    /// have seen comes before what follows.
+    pub(super) fn order_fence(&mut self, warp: &mut Warp, fence: Fence) {
+        if fence.wide {
+            self.clock.fence(fence.acquires, fence.releases);
+        }
+        if !self.tracking {
+            return;
+        }
+        let me = self.warp_agent(warp.index);
+        if fence.acquires
+            && let Some(seen) = warp.seen.take()
+        {
+            self.order.acquire(me, &seen);
+        }
+        if fence.releases {
             let mut sum = Pair::default();
             self.order.release(me, &mut sum);
             warp.fenced = Some(Box::new(sum));
@@ -266,7 +279,7 @@ impl Engine<'_> {
             lane,
             step: self.step,
             write: what.write,
-            strong: what.strong || what.atomic,
+            strong: what.strength.is_strong(),
         };
         while at < end {
             let next = (at / 4 * 4 + 4).min(end);
@@ -294,7 +307,7 @@ impl Engine<'_> {
         }
         let back = self.b.rank;
         self.enter(place.rank);
-        let what = What { pc, warp, bytes, count: 1, write, strong: false, atomic: false };
+        let what = What { pc, warp, bytes, count: 1, write, strength: Strength::Weak, atomic: false };
         self.record_access(what, place.offset, lane);
         self.enter(back);
     }

@@ -12,7 +12,7 @@ use super::transfer::Transfer;
 use super::wgmma::Warpgroup;
 use crate::check::global::{Clock, Releases};
 use crate::check::proxy::Order;
-use crate::check::{Finding, Findings, Kind as Check};
+use crate::check::{Finding, Findings, Kind as Check, Site};
 use crate::code::*;
 use crate::counters::{Count, Pattern};
 use crate::memory::GlobalMemory;
@@ -51,6 +51,8 @@ pub struct Launch<'a> {
     pub shared_bytes: u32,
     pub dynamic_shared: u32,
     pub dynamic_start: u32,
+    /// Where the reserved part starts, in kernels that name it.
+    pub reserved_shared: Option<u32>,
     pub findings: &'a Findings,
     pub printed: &'a Mutex<String>,
     pub grid_id: u64,
@@ -110,6 +112,8 @@ pub(super) struct Engine<'a> {
     pub races: RaceCheck,
     /// Order of global accesses, for the check of their races.
     pub clock: Clock,
+    /// Lanes of a store that leave memory as it is, which race with nobody.
+    pub quiet: u32,
     /// The warps hold this launch's fixed values, as far as they do not depend on the block.
     filled: bool,
 }
@@ -238,6 +242,8 @@ impl<'a> Engine<'a> {
         };
         let block = || {
             let mut b = l.spare.lock().unwrap_or_else(|e| e.into_inner()).pop().unwrap_or_default();
+            // It may have been another's of a cluster.
+            b.rank = 0;
             b.patterns.resize(PATTERNS, Pattern::default());
             b
         };
@@ -261,6 +267,7 @@ impl<'a> Engine<'a> {
             ticks: 0,
             random: l.options.schedule != Schedule::Fast,
             races,
+            quiet: 0,
             filled: false,
             clock,
         }
@@ -308,14 +315,20 @@ impl<'a> Engine<'a> {
         let l = self.l;
         self.b.index = index;
         self.b.random = (l.options.seed.wrapping_add(number).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
-        self.b.turn = 0;
+        (self.b.turn, self.b.idle_turns) = (0, 0);
         self.b.ran = 0;
         self.b.barriers = Default::default();
         let shared = l.shared_bytes as usize;
         self.b.shared.reset(shared, l.options.checks.uninitialised);
+        if let Some(start) = l.reserved_shared {
+            // System software finds its part zeroed, as the barriers of cooperative groups expect.
+            self.b.shared.data[start as usize..].fill(0);
+            self.b.shared.mark(start as usize, shared - start as usize);
+        }
         let threads: u32 = l.block.iter().product();
         let warps = threads.div_ceil(32);
         self.b.mbarriers.clear();
+        self.b.sent.clear();
         self.b.swizzles.clear();
         (self.b.cluster_phase, self.b.pool, self.b.done) = (0, 0, false);
         let registers = l.registers.unwrap_or(0);
@@ -333,6 +346,7 @@ impl<'a> Engine<'a> {
             warp.alive = u32::MAX >> (32 - (threads - 32 * w).min(32));
             warp.steps = 0;
             warp.spins = 0;
+            warp.asked = (0, 0);
             let bases = Bases::default();
             let frame = &l.code.frames[0];
             warp.local_bytes =
@@ -351,7 +365,7 @@ impl<'a> Engine<'a> {
             warp.copies.iter_mut().for_each(|queue| queue.clear());
             warp.bulk.clear();
             (warp.cluster_arrived, warp.cluster_waits, warp.cluster_target) = (0, 0, 0);
-            warp.fenced = None;
+            (warp.fenced, warp.seen) = (None, None);
             if self.filled {
                 self.renew_frame(&mut warp);
             } else {
@@ -455,7 +469,8 @@ impl<'a> Engine<'a> {
             Fixed::ClusterSize => self.cluster.len() as u32,
             Fixed::IsExplicitCluster => l.explicit_cluster as u32,
             Fixed::DynamicSharedBytes => l.dynamic_shared,
-            Fixed::TotalSharedBytes => l.shared_bytes,
+            Fixed::TotalSharedBytes => l.reserved_shared.unwrap_or(l.shared_bytes),
+            Fixed::ReservedShared(byte) => l.reserved_shared.unwrap_or(0) + byte as u32,
             Fixed::LocalBase => bases.local,
             Fixed::DynamicShared => l.dynamic_start,
             Fixed::GridId => return l.grid_id,
@@ -500,15 +515,21 @@ impl<'a> Engine<'a> {
 
     /// Reports a finding; the message is only made when it is new.
     pub fn report(&self, kind: Check, pc: u32, warp: u32, lane: u32, message: impl FnOnce() -> String) {
-        let message = if self.l.findings.knows(pc, kind) { String::new() } else { message() };
+        let site = match self.l.code.info[pc as usize].loc {
+            Some(loc) => Site::Source(loc.file, loc.line),
+            None => Site::Instruction(pc),
+        };
+        let ptx_line = self.l.code.info[pc as usize].ptx_line;
+        let known = self.l.findings.knows(site, ptx_line, kind);
+        let message = if known { String::new() } else { message() };
         self.l.findings.add(
-            pc,
+            site,
             Finding {
                 kind,
                 kernel: self.l.kernel.to_string(),
                 block: self.block(self.running).index,
                 thread: self.thread_of(warp, lane),
-                ptx_line: self.l.code.info[pc as usize].ptx_line,
+                ptx_line,
                 source: self.source(pc),
                 message,
                 count: 1,

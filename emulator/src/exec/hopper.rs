@@ -6,7 +6,7 @@ use super::lanes::Banks;
 use super::rows::{lanes_of, read32, read64, write32, write64};
 use super::state::{Status, Warp};
 use crate::check::Kind as Check;
-use crate::code::HopperOp;
+use crate::code::{HopperOp, Strength};
 use crate::memory::RANK_SHIFT;
 
 /// What a group does after an instruction.
@@ -82,10 +82,13 @@ impl Engine<'_> {
             HopperOp::TensormapCopy { to, from } => {
                 self.tensormap_copy(warp, banks, (to, from), pool, pc, mask);
             }
-            HopperOp::ProxyFence => {
-                if self.tracking {
+            HopperOp::ProxyFence { shared, global } => {
+                if shared && self.tracking {
                     let me = self.warp_agent(warp.index);
                     self.order.proxy_fence(me);
+                }
+                if global {
+                    self.clock.proxy_fence();
                 }
             }
             HopperOp::MbarrierInitFence => self.fence_inits(warp),
@@ -116,7 +119,8 @@ impl Engine<'_> {
     ) {
         let addresses = read64(banks, pool[0]);
         let giving = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
-        let what = What { pc, warp, bytes: 16, count: 1, write: true, strong: false, atomic: false };
+        let what =
+            What { pc, warp, bytes: 16, count: 1, write: true, strength: Strength::Weak, atomic: false };
         let (good, offsets) = self.shared_lanes(what, &addresses, giving & mask);
         for (m, &slot) in pool[1..].iter().enumerate().take(count) {
             let values = read32(banks, slot);

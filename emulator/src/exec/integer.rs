@@ -50,8 +50,8 @@ pub(super) fn int(op: Int, ty: Ty, sat: bool, ra: u64, rb: u64, rc: u64) -> u64 
                 a % b
             }
         }
-        Int::Min => a.min(b),
-        Int::Max => a.max(b),
+        Int::Min { relu } => a.min(b).max(if relu { 0 } else { i128::MIN }),
+        Int::Max { relu } => a.max(b).max(if relu { 0 } else { i128::MIN }),
         Int::Abs => a.abs(),
         Int::Neg => -a,
         Int::Sad => (a - b).abs() + c,

@@ -227,6 +227,7 @@ impl Engine<'_> {
                 | Kind::Elect
                 | Kind::BarWarp
                 | Kind::Mma(_)
+                | Kind::QuadMma(_)
                 | Kind::Ldmatrix { .. }
                 | Kind::Movmatrix => {
                     if mask == 0 {
@@ -309,9 +310,17 @@ impl Engine<'_> {
                     self.print(warp, &banks, pc, mask);
                     pc += 1;
                 }
+                Kind::Malloc => {
+                    self.malloc(&banks, pc, mask);
+                    pc += 1;
+                }
+                Kind::Free => {
+                    self.free(warp, &banks, pc, mask);
+                    pc += 1;
+                }
                 Kind::Assert => {
                     if mask != 0 {
-                        self.assert_failed(&banks, pc, mask, warp.index);
+                        self.assert_failed(warp, &banks, pc, mask);
                         stop!(Stop::Reschedule);
                     }
                     pc += 1;
@@ -354,16 +363,9 @@ impl Engine<'_> {
                     write_pred(&banks, d, mask, bits);
                     pc += 1;
                 }
-                Kind::Fence => {
+                Kind::Fence(fence) => {
                     if mask != 0 {
-                        self.order_fence(warp);
-                    }
-                    pc += 1;
-                }
-                Kind::FenceDevice => {
-                    if mask != 0 {
-                        self.order_fence(warp);
-                        self.clock.fence();
+                        self.order_fence(warp, fence);
                     }
                     pc += 1;
                 }
@@ -446,6 +448,12 @@ impl Engine<'_> {
                     let slot = code.pool[inst.pool as usize];
                     // SAFETY: slots of lowered code lie within the frame's predicates.
                     unsafe { *banks.preds.add(slot as usize) |= mask };
+                    pc += 1;
+                }
+                Kind::PassWritten => {
+                    let [to, from] = [0, 1].map(|k| code.pool[inst.pool as usize + k] as usize);
+                    // SAFETY: as above.
+                    unsafe { *banks.preds.add(to) &= !mask | *banks.preds.add(from) };
                     pc += 1;
                 }
                 Kind::CheckDivisor(bank) => {

@@ -7,6 +7,7 @@
 use std::sync::OnceLock;
 
 use super::accumulate::Element;
+use super::fragments::Sparsity;
 use super::lanes::Banks;
 use super::rows::{read32, write32};
 use super::soft::{self, Round};
@@ -45,7 +46,7 @@ impl Descriptor {
         let width = span / 16;
         let offset = match (transposed, plain) {
             (false, true) => i % 8 * 16 + i / 8 * self.stride + c * self.leading,
-            (false, false) => i % 8 * span + i / 8 * self.stride + c * 16,
+            (false, false) => i % 8 * span + i / 8 * self.stride + c % width * 16 + c / width * self.leading,
             (true, true) => i % 8 * 16 + i / 8 * self.leading + c * self.stride,
             (true, false) => i % 8 * span + i / 8 * self.stride + c % width * 16 + c / width * self.leading,
         };
@@ -58,7 +59,7 @@ impl Descriptor {
 }
 
 /// The values of 8-bit floats.
-fn fp8_values(e5m2: bool) -> &'static [f64; 256] {
+pub(super) fn fp8_values(e5m2: bool) -> &'static [f64; 256] {
     static TABLES: OnceLock<[[f64; 256]; 2]> = OnceLock::new();
     let tables = TABLES.get_or_init(|| {
         [soft::E4M3, soft::E5M2].map(|format| {
@@ -70,10 +71,12 @@ fn fp8_values(e5m2: bool) -> &'static [f64; 256] {
     &tables[e5m2 as usize]
 }
 
+/// Elements that 16 bytes hold at most.
+pub(super) const MOST: usize = 128;
+
 /// The values of the elements in 16 bytes, or in a register of 4, of matrix `which` (0 is A, 1 is B).
 #[inline]
-pub(super) fn decode(ty: WgmmaType, which: usize, bytes: &[u8]) -> [f64; 16] {
-    let mut out = [0.0; 16];
+pub(super) fn decode(ty: WgmmaType, which: usize, bytes: &[u8], out: &mut [f64; MOST]) {
     let halves = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]) as u32);
     match ty {
         WgmmaType::F16 => out.iter_mut().zip(halves()).for_each(|(o, h)| *o = f16_value(h)),
@@ -92,30 +95,48 @@ pub(super) fn decode(ty: WgmmaType, which: usize, bytes: &[u8]) -> [f64; 16] {
             out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = b as i8 as f64);
         }
         WgmmaType::Int8(..) => out.iter_mut().zip(bytes).for_each(|(o, &b)| *o = b as f64),
+        WgmmaType::Bit => {
+            let bits = bytes.iter().flat_map(|b| (0..8).map(move |i| b >> i & 1));
+            out.iter_mut().zip(bits).for_each(|(o, b)| *o = b as f64);
+        }
     }
-    out
 }
 
 /// Rows and 16-byte chunks of a matrix in shared memory: along M or N and K, or the other way when transposed.
 pub(super) fn extents(op: &WgmmaOp, which: usize) -> (u32, u32) {
     let mn = if which == 0 { 64 } else { op.n as u32 };
-    if op.transpose[which] { (op.k() as u32, mn * op.ty.bytes() / GRANULE) } else { (mn, 2) }
+    let (k, granule) = (op.k_of(which) as u32, 8 * GRANULE / op.ty.bits());
+    if op.transpose[which] { (k, mn / granule) } else { (mn, k / granule) }
 }
 
 /// The rows of A that a warp holds in registers, as `[row][k]`.
 pub(super) fn register_rows(op: &WgmmaOp, registers: &[[u32; 32]; 4]) -> Vec<f64> {
-    let k = op.k();
-    let per = 4 / op.ty.bytes() as usize;
+    let k = op.stored_k();
+    let per = 32 / op.ty.bits() as usize;
+    let mut values = [0.0; MOST];
     let sign = if op.negate[0] { -1.0 } else { 1.0 };
     let mut out = vec![0.0; 16 * k];
     for (i, row) in registers.iter().enumerate() {
         for (lane, v) in row.iter().enumerate() {
             let m = lane / 4 + 8 * (i & 1);
             let column = per * (lane % 4) + 4 * per * (i >> 1);
-            let values = decode(op.ty, 0, &v.to_le_bytes());
+            decode(op.ty, 0, &v.to_le_bytes(), &mut values);
             for (o, v) in out[m * k + column..].iter_mut().zip(&values[..per]) {
                 *o = sign * v;
             }
+        }
+    }
+    out
+}
+
+/// A warp's rows of a sparse A at their places, `[row][k]`, from the stored ones.
+pub(super) fn expand(op: &WgmmaOp, selector: u8, words: &[u32; 32], stored: &[f64]) -> Vec<f64> {
+    let k = op.k();
+    let sparsity = Sparsity::new(op.ty.bits() as usize, k, selector as usize);
+    let mut out = vec![0.0; 16 * k];
+    for (m, row) in stored.chunks_exact(op.stored_k()).enumerate() {
+        for (j, &v) in row.iter().enumerate() {
+            out[m * k + sparsity.column(words, m, j) % k] = v;
         }
     }
     out
@@ -129,7 +150,7 @@ pub(super) fn elements(ty: WgmmaType) -> (Element, Element) {
         WgmmaType::Bf16 => (Element::Bf16, Element::Bf16),
         WgmmaType::Tf32 => (Element::Tf32, Element::Tf32),
         WgmmaType::Fp8(a, b) => (fp8(a), fp8(b)),
-        WgmmaType::Int8(..) => (Element::Int, Element::Int),
+        WgmmaType::Int8(..) | WgmmaType::Bit => (Element::Int, Element::Int),
     }
 }
 
@@ -139,7 +160,7 @@ pub(super) fn round(op: &WgmmaOp, sums: &mut [f64]) {
         WgmmaType::Int8(..) if op.satfinite => {
             sums.iter_mut().for_each(|v| *v = v.clamp(i32::MIN as f64, i32::MAX as f64));
         }
-        WgmmaType::Int8(..) => sums.iter_mut().for_each(|v| *v = *v as i64 as i32 as f64),
+        _ if op.ty.is_integer() => sums.iter_mut().for_each(|v| *v = *v as i64 as i32 as f64),
         _ if op.half_accumulator => sums.iter_mut().for_each(|v| {
             let half = soft::convert(soft::F64, soft::F16, Round::Nearest, v.to_bits());
             *v = f16_value(half as u32);
@@ -151,7 +172,7 @@ pub(super) fn round(op: &WgmmaOp, sums: &mut [f64]) {
 /// The warp's 16 rows of D as `[row][n]`.
 pub(super) fn load_accumulators(op: &WgmmaOp, banks: &Banks, d: &[u16], sums: &mut [f64]) {
     let n = op.n as usize;
-    let integer = matches!(op.ty, WgmmaType::Int8(..));
+    let integer = op.ty.is_integer();
     for (r, &slot) in d.iter().enumerate() {
         let row = read32(banks, slot);
         let (h, start) =
@@ -171,7 +192,7 @@ pub(super) fn load_accumulators(op: &WgmmaOp, banks: &Banks, d: &[u16], sums: &m
 
 pub(super) fn store_accumulators(op: &WgmmaOp, banks: &Banks, d: &[u16], mask: u32, sums: &[f64]) {
     let n = op.n as usize;
-    let integer = matches!(op.ty, WgmmaType::Int8(..));
+    let integer = op.ty.is_integer();
     for (r, &slot) in d.iter().enumerate() {
         let (h, start) =
             if op.half_accumulator { (r & 1, 8 * (r / 2)) } else { (r >> 1 & 1, 8 * (r / 4) + (r & 1)) };

@@ -33,6 +33,9 @@ pub struct Mbarrier {
     pub agent: Agent,
     /// Someone has seen the last completed phase complete.
     observed: bool,
+    /// Phases that a wait has seen complete, and the last copy that signals this mbarrier.
+    seen: u64,
+    pub copy: Option<Awaited>,
     /// What those who arrived in this phase knew, and in the last completed one.
     arriving: Pair,
     arrived: Pair,
@@ -50,6 +53,25 @@ impl Mbarrier {
         if self.init_warp == me {
             self.init_fenced.get_or_insert(phase);
         }
+    }
+}
+
+/// A copy that a phase of an mbarrier stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct Awaited {
+    /// Phases completed when it is done.
+    pub phase: u64,
+    pub pc: u32,
+    pub warp: u32,
+    pub lane: u32,
+    /// Rank of the block that issued it.
+    pub rank: usize,
+}
+
+impl Mbarrier {
+    /// The last copy, if no wait has seen it done.
+    pub(super) fn unawaited(&self) -> Option<Awaited> {
+        self.copy.filter(|c| c.phase > self.seen)
     }
 }
 
@@ -190,6 +212,8 @@ impl Engine<'_> {
             phase: 0,
             agent,
             observed: true,
+            seen: 0,
+            copy: None,
             arriving: Pair::default(),
             arrived: Pair::default(),
             init_warp,
@@ -215,6 +239,7 @@ impl Engine<'_> {
             });
         }
         self.pending.retain(|t| !t.signals(place));
+        self.report_unawaited(&m);
         self.record_shared(warp, lane, pc, place, 8, true);
         self.block_mut(place.rank).shared.forget(place.offset as usize, 8);
     }
@@ -374,6 +399,7 @@ impl Engine<'_> {
         let mut first: Option<Wait> = None;
         let own = warp.groups[g].wait;
         let index = warp.index;
+        let mut seen = Pair::default();
         self.each_place(warp, banks, at, pool[1], pc, mask, |this, _, i, place| {
             if place.rank != this.running {
                 return this.misuse(pc, index, i, || "waits for an mbarrier of another block".to_string());
@@ -399,14 +425,22 @@ impl Engine<'_> {
             } else if complete {
                 if let Some(m) = this.block_mut(place.rank).mbarriers.get_mut(&place.offset) {
                     m.observed = true;
+                    m.seen = m.phase;
                 }
-                this.acquire_phase(index, place, relaxed);
+                this.acquire_phase(index, place, relaxed.then_some(&mut seen));
                 done |= 1 << i;
             } else {
                 waiting |= 1 << i;
                 first.get_or_insert(Wait { offset: place.offset, phase, agent, pc });
             }
         });
+        if relaxed && done != 0 && self.tracking {
+            warp.seen.get_or_insert_default().join(&seen);
+        }
+        if done != 0 && self.tracking {
+            let me = self.warp_agent(index);
+            self.order.lanes_follow(me, done, self.step);
+        }
         write_pred(banks, pool[0], mask, done);
         let Some(wait) = first else {
             warp.groups[g].wait = None;
@@ -425,14 +459,19 @@ impl Engine<'_> {
         Flow::Wait(waiting, Status::AtMbarrier)
     }
 
-    /// Comes after everything that the completed phase stands for.
-    fn acquire_phase(&mut self, warp: u32, place: Place, relaxed: bool) {
-        if !self.tracking || relaxed {
+    /// Comes after everything that the completed phase stands for; with `seen`, only once there is a fence.
+    fn acquire_phase(&mut self, warp: u32, place: Place, seen: Option<&mut Pair>) {
+        if !self.tracking {
             return;
         }
         let me = self.warp_agent(warp);
         let Some(m) = self.block(place.rank).mbarriers.get(&place.offset) else { return };
-        let (sum, agent, phase) = (m.arrived.clone(), m.agent, m.phase);
+        let (agent, phase) = (m.agent, m.phase);
+        if let Some(seen) = seen {
+            seen.join(&m.arrived);
+            return seen.learn(agent, phase as Time);
+        }
+        let sum = m.arrived.clone();
         self.order.acquire(me, &sum);
         self.order.learn(me, agent, phase as Time);
     }
@@ -456,6 +495,13 @@ impl Engine<'_> {
             if self.mbarrier_at(warp.index, i, pc, place).is_none() {
                 continue;
             }
+            let rank = self.running;
+            let copies = warp.copies.get(i as usize).and_then(|q| q.copies.back()).map(|copy| copy.pc);
+            if let (Some(pc), Some(m)) = (copies, self.block_mut(place.rank).mbarriers.get_mut(&place.offset))
+            {
+                let phase = m.phase + 1;
+                m.copy = Some(Awaited { phase, pc, warp: warp.index, lane: i, rank });
+            }
             // The copies happen now: an arrival that nobody waits for would otherwise hold them back for ever.
             self.finish_copies(warp, i);
             if !noinc && let Some(m) = self.block_mut(place.rank).mbarriers.get_mut(&place.offset) {
@@ -464,6 +510,16 @@ impl Engine<'_> {
             self.release_into(place, warp.index);
             self.arrive_at(warp.index, i, pc, place, 1, false);
         }
+    }
+
+    /// A copy that is done, or will be, without anyone's waiting for it.
+    pub(super) fn report_unawaited(&mut self, m: &Mbarrier) {
+        let Some(copy) = m.unawaited().filter(|_| self.l.options.checks.async_copies) else { return };
+        let running = std::mem::replace(&mut self.running, copy.rank);
+        self.report(Check::MissingAsyncWait, copy.pc, copy.warp, copy.lane, || {
+            "issues a copy that may still be in flight when the block it writes to ends: nobody waits for the phase of its mbarrier".to_string()
+        });
+        self.running = running;
     }
 
     /// Drops lanes that access the bytes of an mbarrier of the block in `b` with an ordinary instruction.

@@ -9,6 +9,10 @@ mod bulk;
 mod cluster;
 mod engine;
 pub mod fast;
+mod float;
+mod format;
+mod fragments;
+mod global_order;
 mod hopper;
 mod integer;
 mod interpret;
@@ -26,6 +30,7 @@ mod tensor;
 mod tensor_copy;
 pub mod trace;
 mod transfer;
+pub mod video;
 mod warp_ops;
 mod wgmma;
 

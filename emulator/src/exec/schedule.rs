@@ -6,6 +6,7 @@
 
 use super::engine::Engine;
 use super::interpret::Stop;
+use super::rows::lanes_of;
 use super::state::*;
 use crate::check::Kind as Check;
 use crate::options::Schedule;
@@ -18,6 +19,9 @@ const WARP_QUANTUM: u64 = 100_000;
 const CLUSTER_QUANTUM: u64 = 400_000;
 /// Questions to mbarriers in a row, with nothing else happening, after which it is a deadlock.
 const MAX_POLLS: u64 = 1_000_000;
+
+/// Questions with one answer, in a row, after which a warp is taken to wait for others.
+const PATIENCE: u32 = 8;
 
 /// Steps a warp runs in the priority schedule before it is taken to wait for others.
 const PRIORITY_QUANTUM: u64 = 4_000;
@@ -51,6 +55,11 @@ impl Engine<'_> {
             idle = if ran > 0 || self.progress != seen { 0 } else { idle + 1 };
             if self.b.done && (0..size).all(|r| self.block(r).done) {
                 return true;
+            }
+            if (0..size).all(|r| self.block(r).idle_turns > 0 || self.block(r).done) {
+                // Only other blocks can bring what these ask for.
+                (0..size).for_each(|r| self.block_mut(r).idle_turns = 0);
+                left = 0;
             }
             if idle >= size {
                 idle = 0;
@@ -147,12 +156,31 @@ impl Engine<'_> {
             if let Turn::Preempted = turn {
                 self.demote(w);
             }
+            let idle = self.b.warps[w].asked.1 >= PATIENCE;
+            self.b.idle_turns = if idle { self.b.idle_turns + 1 } else { 0 };
             self.b.turn = match turn {
                 Turn::Done | Turn::Waiting | Turn::Preempted => (w + 1) % n,
             };
             if left == 0 {
                 return steps;
             }
+            if idle && (0..n).all(|w| !ready(&self.b, w) || self.b.warps[w].asked.1 >= PATIENCE) {
+                return steps - left;
+            }
+        }
+    }
+
+    /// A strong access to global memory at `pc` has found `values`. A warp that goes on finding the same waits for
+    /// others: its turn ends at the next jump back.
+    pub(super) fn asked(&self, warp: &mut Warp, pc: u32, mask: u32, values: &[u64; 32]) {
+        let mut sum = pc as u64 + 1;
+        for i in lanes_of(mask) {
+            sum = (sum ^ values[i as usize]).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17);
+        }
+        let (last, times) = warp.asked;
+        warp.asked = (sum, if last == sum { times + 1 } else { 0 });
+        if warp.asked.1 >= PATIENCE {
+            warp.quantum = 0;
         }
     }
 
@@ -201,6 +229,7 @@ impl Engine<'_> {
         first: &mut Option<(usize, u32, u32, u32)>,
         kind: &mut Check,
     ) {
+        let mut lines: Vec<(u32, u32, String)> = Vec::new();
         for warp in &self.b.warps {
             for g in &warp.groups {
                 let mut own = None;
@@ -233,19 +262,31 @@ impl Engine<'_> {
                     Some(own) if *kind == Check::Deadlock => (*kind, *first) = (own, Some(here)),
                     _ => _ = first.get_or_insert(here),
                 }
-                if self.cluster.len() > 1 {
-                    *dump += &format!("\n  block {} of the cluster,", self.b.rank);
-                } else {
-                    *dump += "\n ";
+                let text = format!("lanes {:08x} {what} at {}", g.mask, self.place(g.pc));
+                // Neighbours that wait for the same thing share a line.
+                match lines.last_mut() {
+                    Some((_, last, same)) if *same == text && *last + 1 == warp.index => *last = warp.index,
+                    _ => lines.push((warp.index, warp.index, text)),
                 }
-                *dump += &format!(" warp {} lanes {:08x} {what} at {}", warp.index, g.mask, self.place(g.pc));
             }
+        }
+        for (first, last, text) in lines {
+            let block = match self.cluster.len() {
+                1 => String::new(),
+                _ => format!("block {} of the cluster, ", self.b.rank),
+            };
+            let warps = match last - first {
+                0 => format!("warp {first}"),
+                _ => format!("each of warps {first} to {last},"),
+            };
+            *dump += &format!("\n  {block}{warps} {text}");
         }
     }
 
     fn run_warp(&mut self, w: usize, quantum: u64) -> Turn {
         let mut warp = std::mem::take(&mut self.b.warps[w]);
         warp.quantum = warp.steps + quantum;
+        warp.asked.1 = warp.asked.1.min(PATIENCE / 2);
         let turn = loop {
             for g in &mut warp.groups {
                 if g.status != Status::Ready && self.b.can_run(g) {

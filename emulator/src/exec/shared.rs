@@ -150,7 +150,7 @@ by_level! {
 impl Engine<'_> {
     fn shared_what(&self, op: &MemOp, warp: u32, pc: u32, write: bool) -> What {
         let (bytes, count) = (op.bytes as u32, op.count as u32);
-        What { pc, warp, bytes, count, write, strong: op.strong, atomic: false }
+        What { pc, warp, bytes, count, write, strength: op.strength, atomic: false }
     }
 
     /// Loads that need no sign extension, straight into the registers `slots`.
@@ -212,7 +212,19 @@ impl Engine<'_> {
         slots: &[u16],
     ) {
         let what = self.shared_what(op, warp, pc, true);
+        self.quiet = self.unchanged_in_shared(what, addresses, mask, |e, lane| {
+            let (slot, lane) = (slots[e] as usize, lane as usize);
+            // SAFETY: slots of lowered code lie within the frame's banks.
+            unsafe {
+                if op.reg_bytes == 8 {
+                    (*banks.r64.add(slot)).0[lane]
+                } else {
+                    (*banks.r32.add(slot)).0[lane] as u64
+                }
+            }
+        });
         let (lanes, offsets) = self.shared_lanes(what, addresses, mask);
+        self.quiet = 0;
         let bytes = op.bytes as usize;
         self.forget_swizzles(&offsets, lanes);
         let data = &mut self.b.shared.data;
@@ -238,6 +250,32 @@ impl Engine<'_> {
             }
         }
         self.mark_shared(&offsets, lanes, what.total() as usize);
+    }
+
+    /// Lanes that store what is there already, as [`Engine::unchanged`] says of global memory: one flag, one value. Not
+    /// where bulk copies and wgmma read the memory too: there a store too early is a missing wait, whatever it writes.
+    fn unchanged_in_shared(
+        &self,
+        what: What,
+        addresses: &[u64; 32],
+        mask: u32,
+        value: impl Fn(usize, u32) -> u64,
+    ) -> u32 {
+        if !matches!(self.races, RaceCheck::Epochs | RaceCheck::Clocks) || what.strength.is_strong() {
+            return 0;
+        }
+        let (bytes, total) = (what.bytes as usize, what.total() as usize);
+        let same = |i: &u32| {
+            let a = addresses[*i as usize];
+            let at = if in_window(a, SHARED_WINDOW) { a - SHARED_WINDOW } else { a } as usize;
+            let Some(now) = at.checked_add(total).and_then(|end| self.b.shared.data.get(at..end)) else {
+                return false;
+            };
+            let new = |e: usize| value(e, *i).to_le_bytes();
+            (0..what.count as usize).all(|e| now[e * bytes..][..bytes] == new(e)[..bytes])
+                && (self.b.shared.unwritten == 0 || self.b.shared.is_written(at, total))
+        };
+        lanes_of(mask).filter(same).map(|i| 1 << i).sum()
     }
 
     /// What threads write has no swizzle.
@@ -310,8 +348,35 @@ impl Engine<'_> {
         if self.b.shared.any_in_flight && self.l.options.checks.async_copies {
             self.check_in_flight(what, &offsets, left);
         }
-        self.check_races(what, &offsets, left);
+        match left & !self.quiet {
+            loud if loud == left => self.check_races(what, &offsets, left),
+            loud => {
+                self.check_rewrites(what, &offsets, left & self.quiet);
+                if loud != 0 {
+                    self.check_races(what, &offsets_of(addresses, loud).0, loud);
+                }
+            }
+        }
         (left, offsets)
+    }
+
+    /// What stores of what is there already race with, see [`Engine::unchanged`].
+    fn check_rewrites(&mut self, what: What, offsets: &[u32; 32], mask: u32) {
+        if self.races == RaceCheck::Epochs {
+            let found = self.b.epochs.rewrite(offsets, mask, what.total() as u32, what.warp);
+            if let Some((lane, byte, conflict)) = found {
+                self.report_race(what, lane, byte, conflict);
+            }
+            return;
+        }
+        for lane in lanes_of(mask) {
+            let access = Access { warp: what.warp, lane, step: self.step, write: true, strong: false };
+            for (word, bytes) in words_of(offsets[lane as usize], what.total() as u32) {
+                if let Some(conflict) = self.b.races.rewrite(word, bytes, access) {
+                    self.report_race(what, lane, 4 * word as u32, conflict);
+                }
+            }
+        }
     }
 
     fn shared_lanes_one_by_one(&mut self, what: What, addresses: &[u64; 32], mask: u32) -> u32 {
@@ -389,17 +454,12 @@ impl Engine<'_> {
     }
 
     fn check_lane_races(&mut self, what: What, lane: u32, start: u32) {
-        let (step, end) = (self.step, start + what.total() as u32);
-        let mut at = start;
-        while at < end {
-            let next = (at / 4 * 4 + 4).min(end);
-            let bytes = (((1u32 << (next - at)) - 1) << (at % 4)) as u8;
-            let strong = what.strong || what.atomic;
-            let access = Access { warp: what.warp, lane, step, write: what.write, strong };
-            if let Some(conflict) = self.b.races.access(at as usize / 4, bytes, access) {
-                self.report_race(what, lane, at, conflict);
+        let strong = what.strength.is_strong();
+        let access = Access { warp: what.warp, lane, step: self.step, write: what.write, strong };
+        for (word, bytes) in words_of(start, what.total() as u32) {
+            if let Some(conflict) = self.b.races.access(word, bytes, access) {
+                self.report_race(what, lane, start.max(4 * word as u32), conflict);
             }
-            at = next;
         }
     }
 
@@ -435,7 +495,9 @@ impl Engine<'_> {
 
     /// Stores through generic addresses.
     pub(super) fn shared_store(&mut self, what: What, addresses: &[u64; 32], mask: u32, values: &Values) {
+        self.quiet = self.unchanged_in_shared(what, addresses, mask, |e, lane| values[e][lane as usize]);
         let (lanes, offsets) = self.shared_lanes(what, addresses, mask);
+        self.quiet = 0;
         let bytes = what.bytes as usize;
         self.forget_swizzles(&offsets, lanes);
         for i in lanes_of(lanes) {
@@ -446,4 +508,13 @@ impl Engine<'_> {
         }
         self.mark_shared(&offsets, lanes, what.total() as usize);
     }
+}
+
+/// The words that `total` bytes from `start` on lie in, each with a mask of its bytes.
+fn words_of(start: u32, total: u32) -> impl Iterator<Item = (usize, u8)> {
+    let end = start + total;
+    (start / 4..end.div_ceil(4)).map(move |word| {
+        let (first, last) = (start.max(4 * word), end.min(4 * word + 4));
+        (word as usize, (((1u32 << (last - first)) - 1) << (first % 4)) as u8)
+    })
 }

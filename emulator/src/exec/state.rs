@@ -8,7 +8,7 @@ use super::mbarrier::{Mbarrier, Wait};
 pub use super::shared::Shared;
 use super::wgmma::Warpgroup;
 use crate::check::epoch::Epochs;
-use crate::check::proxy::Pair;
+use crate::check::proxy::{Pair, Stamp};
 use crate::check::race::Races;
 use crate::counters::Pattern;
 use crate::tensormap::Swizzle;
@@ -120,11 +120,15 @@ pub struct Warp {
     pub cluster_target: u64,
     /// What it knew at its last fence.
     pub fenced: Option<Box<Pair>>,
+    /// What its relaxed waits have seen since: a fence makes it known.
+    pub seen: Option<Box<Pair>>,
     /// Instructions issued.
     pub steps: u64,
     /// Steps left before another warp may run.
     pub quantum: u64,
     pub spins: u32,
+    /// The last strong access to global memory and what it found, as a number, and how often in a row it was the same.
+    pub asked: (u64, u32),
 }
 
 impl Warp {
@@ -186,6 +190,8 @@ pub struct Block {
     pub epochs: Epochs,
     /// The block's rank in its cluster.
     pub rank: usize,
+    /// Copies out of its shared memory into other blocks of the cluster: when they are done, and who issued them.
+    pub sent: Vec<(Stamp, u32, u32)>,
     /// By offset in shared memory.
     pub mbarriers: BTreeMap<u32, Mbarrier>,
     /// How often the cluster's barrier has completed.
@@ -199,6 +205,8 @@ pub struct Block {
     pub done: bool,
     /// The warp to run next.
     pub turn: usize,
+    /// Turns in a row that ended because a warp only asks for what has not happened.
+    pub idle_turns: usize,
     pub random: u64,
     /// Warp instructions so far, the priority of each warp, and when priorities change next (the priority schedule).
     pub ran: u64,

@@ -1,19 +1,16 @@
 //! Tensor-core instructions of sm_80: mma.sync, ldmatrix, movmatrix (PTX ISA 9.7.14).
 //!
-//! Fragments, with g = lane / 4, t = lane % 4 and E elements per 32-bit register: A register i holds row g + 8 (i & 1),
-//! columns E t + 4 E (i >> 1) on; B register i holds column g, rows E t + 4 E i on; C and D hold rows g and g + 8,
-//! columns 2t and 2t + 1.
-//!
-//! How sums are rounded is an option ([`super::accumulate`]). tf32 inputs lose their 13 low bits; integer sums wrap, or
-//! saturate with `.satfinite`.
+//! Here are the products with a fast path; the rest, and how fragments are laid out, is in [`super::fragments`]. How
+//! sums are rounded is an option ([`super::accumulate`]). tf32 inputs lose their 13 low bits.
 
 use super::access::What;
 use super::accumulate::{Element, Sum, accumulate};
 use super::engine::Engine;
 use super::lanes::{Banks, by_level};
-use super::rows::{lanes_of, read32, read64, write_row32, write32, write64};
+use super::rows::{lanes_of, read32, read64, write_row32, write32};
 use super::soft::{self, Round};
 use crate::check::Kind as Check;
+use crate::code::Strength;
 use crate::code::{Mma, MmaType};
 
 by_level! {
@@ -93,57 +90,51 @@ pub(super) fn f16_value(h: u32) -> f64 {
     if h & 0x8000 != 0 { -magnitude } else { magnitude }
 }
 
-/// m8n8k4 in f64: lane 4 g + t holds A[g][t], B[t][g], and columns 2 t and 2 t + 1 of row g of C and D. Each product is
-/// added with one rounding, in order of k.
-fn mma_f64(banks: &Banks, d: &[u16], [a, b, c0, c1]: [u16; 4], mask: u32) {
-    let value = |slot: u16| read64(banks, slot).map(f64::from_bits);
-    let (a, b, c) = (value(a), value(b), [value(c0), value(c1)]);
-    for (e, c) in c.iter().enumerate() {
-        write64(banks, d[e], mask, |lane| {
-            let (g, n) = (lane as usize / 4, 2 * (lane as usize % 4) + e);
-            (0..4).fold(c[lane as usize], |sum, k| a[4 * g + k].mul_add(b[4 * n + k], sum)).to_bits()
-        });
+/// The element type of the products that have a fast path.
+fn fast_element(mma: Mma) -> Option<Element> {
+    match mma.ty {
+        _ if mma.sparse.is_some() || mma.m != 16 => None,
+        MmaType::F16 => Some(Element::F16),
+        MmaType::Bf16 => Some(Element::Bf16),
+        MmaType::Tf32 => Some(Element::Tf32),
+        _ => None,
     }
 }
 
 impl Engine<'_> {
     pub(super) fn mma(&mut self, banks: &Banks, mma: Mma, pool: &[u16], mask: u32) {
-        let (nd, na, nb) = mma.registers();
+        let [nd, na, nb, nc] = mma.registers();
         let (d, rest) = pool.split_at(nd);
         let (a, rest) = rest.split_at(na);
         let (b, rest) = rest.split_at(nb);
-        let c = &rest[..nd];
-        if mma.ty == MmaType::F64 {
-            return mma_f64(banks, d, [a[0], b[0], c[0], c[1]], mask);
+        let c = &rest[..nc];
+        if let Some(element) = fast_element(mma) {
+            return self.mma_fast(banks, mma, element, [d, a, b, c], mask);
         }
+        self.mma_general(banks, mma, pool, mask);
+    }
+
+    /// 16-bit floats and tf32, dense, by vectorised loops.
+    fn mma_fast(&mut self, banks: &Banks, mma: Mma, element: Element, [d, a, b, c]: [&[u16]; 4], mask: u32) {
         let rows = |slots: &[u16]| -> [[u32; 32]; 4] {
             let mut out = [[0; 32]; 4];
             out.iter_mut().zip(slots).for_each(|(o, &s)| *o = read32(banks, s));
             out
         };
         let (ra, rb, rc) = (rows(a), rows(b), rows(c));
-        if let MmaType::Int8(a_signed, b_signed) = mma.ty {
-            return self.mma_int8(banks, mma, (a_signed, b_signed), [&ra, &rb, &rc], d, mask);
-        }
         let (mut ma, mut mb, mut mc) = ([[0.0; 16]; 16], [[0.0; 8]; 16], [[0.0; 8]; 16]);
-        let (ra, rb) = (&ra[..na], &rb[..nb]);
-        let element = match mma.ty {
-            MmaType::Bf16 => Element::Bf16,
-            MmaType::Tf32 => Element::Tf32,
-            _ => Element::F16,
-        };
-        spread(ra, rb, element, &mut ma, &mut mb);
+        spread(&ra[..a.len()], &rb[..b.len()], element, &mut ma, &mut mb);
         for (m, row) in mc.iter_mut().enumerate() {
             for (n, c) in row.iter_mut().enumerate() {
                 let (lane, half, e) = (4 * (m % 8) + n / 2, m / 8, n % 2);
-                *c = if mma.half_accumulator {
+                *c = if mma.half[1] {
                     f16_value(rc[half][lane] >> (16 * e) & 0xffff)
                 } else {
                     f32::from_bits(rc[2 * half + e][lane]) as f64
                 };
             }
         }
-        match Sum::new(self.l.options.tensor, element, element, mma.half_accumulator) {
+        match Sum::new(self.l.options.tensor, element, element, mma.half[0]) {
             Sum::Ideal => multiply(&ma, &mb, &mut mc, mma.k as usize),
             sum => {
                 let k = mma.k as usize;
@@ -154,7 +145,7 @@ impl Engine<'_> {
             }
         }
         for h in 0..2usize {
-            if mma.half_accumulator {
+            if mma.half[0] {
                 write32(banks, d[h], mask, |lane| {
                     let (g, t) = (lane as usize / 4, lane as usize % 4);
                     let half = |e: usize| {
@@ -178,48 +169,6 @@ impl Engine<'_> {
         }
     }
 
-    fn mma_int8(
-        &mut self,
-        banks: &Banks,
-        mma: Mma,
-        (a_signed, b_signed): (bool, bool),
-        [ra, rb, rc]: [&[[u32; 32]; 4]; 3],
-        d: &[u16],
-        mask: u32,
-    ) {
-        let byte = |v: u32, e: usize, signed: bool| {
-            let b = (v >> (8 * e)) as u8;
-            if signed { b as i8 as i64 } else { b as i64 }
-        };
-        let (_, na, nb) = mma.registers();
-        let (mut ma, mut mb) = ([[0i64; 32]; 16], [[0i64; 8]; 32]);
-        for lane in 0..32 {
-            let (g, t) = (lane / 4, lane % 4);
-            for e in 0..4 {
-                for (i, row) in ra.iter().enumerate().take(na) {
-                    ma[g + 8 * (i & 1)][4 * t + 16 * (i >> 1) + e] = byte(row[lane], e, a_signed);
-                }
-                for (i, row) in rb.iter().enumerate().take(nb) {
-                    mb[4 * t + 16 * i + e][g] = byte(row[lane], e, b_signed);
-                }
-            }
-        }
-        for h in 0..2usize {
-            for e in 0..2 {
-                write32(banks, d[2 * h + e], mask, |lane| {
-                    let (m, n) = (lane as usize / 4 + 8 * h, 2 * (lane as usize % 4) + e);
-                    let products: i64 = (0..mma.k as usize).map(|k| ma[m][k] * mb[k][n]).sum();
-                    let sum = rc[2 * h + e][lane as usize] as i32 as i64 + products;
-                    if mma.satfinite {
-                        sum.clamp(i32::MIN as i64, i32::MAX as i64) as u32
-                    } else {
-                        sum as u32
-                    }
-                });
-            }
-        }
-    }
-
     /// Lane 8m + r gives the address of row r of matrix m; each lane gets two neighbouring elements of each matrix.
     pub(super) fn ldmatrix(
         &mut self,
@@ -233,7 +182,8 @@ impl Engine<'_> {
     ) {
         let addresses = read64(banks, pool[count]);
         let giving = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
-        let what = What { pc, warp, bytes: 16, count: 1, write: false, strong: false, atomic: false };
+        let what =
+            What { pc, warp, bytes: 16, count: 1, write: false, strength: Strength::Weak, atomic: false };
         let (good, offsets) = self.shared_lanes(what, &addresses, giving & mask);
         for (m, &slot) in pool.iter().enumerate().take(count) {
             let mut rows = [[u16::MAX; 8]; 8];

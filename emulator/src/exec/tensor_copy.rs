@@ -115,6 +115,26 @@ pub(super) fn extent(map: &TensorMap, at: &[i64; 5]) -> Option<(u64, u64)> {
     Some((low as u64, length))
 }
 
+/// Calls `f` with the offset in the box and the length of each run of its bytes that is inside its tensor.
+pub(super) fn inside(map: &TensorMap, at: &[i64; 5], mut f: impl FnMut(usize, usize)) {
+    let bytes = map.element.bytes() as usize;
+    rows(map, at, |offset, run| {
+        if let Some(run) = run {
+            f(offset + run.first * bytes, run.count * bytes);
+        }
+    });
+}
+
+/// Calls `f` with the address and length of each run of a box's bytes that is inside its tensor.
+pub(super) fn runs(map: &TensorMap, at: &[i64; 5], mut f: impl FnMut(u64, u64)) {
+    let bytes = map.element.bytes() as u64;
+    rows(map, at, |_, run| {
+        if let Some(run) = run {
+            f(run.address, run.count as u64 * bytes);
+        }
+    });
+}
+
 /// The bytes of a box, and the address of an element that nothing has written.
 pub(super) fn read(memory: &GlobalMemory, map: &TensorMap, at: &[i64; 5]) -> (Vec<u8>, Option<u64>) {
     let bytes = map.element.bytes();

@@ -5,7 +5,7 @@ use super::mbarrier::Place;
 use super::rows::load_bytes;
 use crate::check::Kind as Check;
 use crate::check::proxy::{GRANULE, Stamp};
-use crate::code::{AtomOp, AtomicOp, Bank};
+use crate::code::{AtomOp, AtomicOp, Bank, Strength};
 use crate::ptx::ast::{Space, Ty};
 use crate::tensormap::TensorMap;
 
@@ -84,7 +84,33 @@ impl Engine<'_> {
         }
     }
 
+    /// Copies to other blocks of the cluster, out of one that ends: someone in it must know that they are done.
+    fn check_sources(&mut self, rank: usize) {
+        let sent = std::mem::take(&mut self.block_mut(rank).sent);
+        if !self.tracking || !self.l.options.checks.async_copies {
+            return;
+        }
+        let warps = rank * self.warps..(rank + 1) * self.warps;
+        for (stamp, warp, lane) in sent {
+            if !warps.clone().any(|w| self.order.has_learnt(w, stamp)) {
+                let running = std::mem::replace(&mut self.running, rank);
+                self.report(Check::MissingAsyncWait, stamp.pc, warp, lane, || {
+                    "issues a copy that may still be in flight when the block it reads ends: nothing in it waits until the copy is done".to_string()
+                });
+                self.running = running;
+            }
+        }
+    }
+
     pub(super) fn start_transfer(&mut self, t: Transfer) {
+        if let (End::Shared(from), Signal::Mbarrier(to)) = (&t.from, t.signal)
+            && from.rank != to.rank
+            && t.rank == from.rank
+        {
+            let (rank, sent) = (from.rank, (t.stamp, t.warp, t.lane));
+            self.block_mut(rank).sent.push(sent);
+        }
+
         let early = self.early();
         if early {
             return self.perform_transfer(t);
@@ -166,6 +192,11 @@ impl Engine<'_> {
                 let shared = &self.block(place.rank).shared;
                 let size = shared.data.len();
                 let mut out = vec![0u8; t.bytes as usize];
+                // What lies outside of the tensor is not stored, and need not be there.
+                let mut stored = vec![u8::from(!matches!(t.to, End::Tensor(..))); t.bytes as usize];
+                if let End::Tensor(map, at) = &t.to {
+                    super::tensor_copy::inside(map, at, |start, n| stored[start..start + n].fill(1));
+                }
                 let mut missing = None;
                 for (k, chunk) in out.chunks_mut(GRANULE as usize).enumerate() {
                     let linear = place.offset + k as u32 * GRANULE;
@@ -178,7 +209,9 @@ impl Engine<'_> {
                         continue;
                     }
                     chunk[..end - start].copy_from_slice(&shared.data[start..end]);
-                    if !shared.is_written(start, end - start) {
+                    let first = k * GRANULE as usize;
+                    let unwritten = |b: usize| stored[first + b] != 0 && !shared.is_written(start + b, 1);
+                    if !shared.is_written(start, end - start) && (0..end - start).any(unwritten) {
                         missing.get_or_insert(start);
                     }
                 }
@@ -266,22 +299,19 @@ impl Engine<'_> {
     }
 
     /// The last thread of block `rank` has ended: what is still on its way out of it arrives, what is on its way into
-    /// it is a finding.
+    /// it, or was and has not been waited for, is a finding.
     pub(super) fn finish_transfers(&mut self, rank: usize) {
+        let mbarriers: Vec<_> =
+            self.block(rank).mbarriers.values().filter(|m| m.unawaited().is_some()).cloned().collect();
+        mbarriers.iter().for_each(|m| self.report_unawaited(m));
+        self.check_sources(rank);
+        self.pending.retain(|t| !matches!(t.signal, Signal::Mbarrier(place) if place.rank == rank));
         while let Some(at) = self.pending.iter().position(|t| {
             matches!(t.signal, Signal::Group(r, ..) if r == rank)
                 || matches!(t.signal, Signal::Mbarrier(_)) && t.touches(rank)
         }) {
             let Some(t) = self.pending.remove(at) else { return };
-            if matches!(t.signal, Signal::Mbarrier(_)) && self.l.options.checks.async_copies {
-                let running = std::mem::replace(&mut self.running, t.rank);
-                self.report(Check::MissingAsyncWait, t.pc, t.warp, t.lane, || {
-                    "issues a copy that is still in flight when a block it reads or writes ends".to_string()
-                });
-                self.running = running;
-            } else {
-                self.perform_transfer(t);
-            }
+            self.perform_transfer(t);
         }
     }
 }
@@ -289,7 +319,15 @@ impl Engine<'_> {
 /// Combines `source` into `cell`, element by element.
 pub(super) fn reduce(op: AtomicOp, ty: Ty, cell: &mut [u8], source: &[u8]) {
     let n = ty.bytes() as usize;
-    let atom = AtomOp { op, ty, space: Space::Global, address: Bank::R64, offset: 0, has_result: false };
+    let atom = AtomOp {
+        op,
+        ty,
+        space: Space::Global,
+        address: Bank::R64,
+        offset: 0,
+        has_result: false,
+        strength: Strength::Relaxed,
+    };
     for (c, s) in cell.chunks_mut(n).zip(source.chunks(n)) {
         let value = super::atomics::update(&atom, load_bytes(c), load_bytes(s), 0);
         c.copy_from_slice(&value.to_le_bytes()[..n]);

@@ -17,7 +17,7 @@ impl Engine<'_> {
         let inst = self.l.code.insts[pc as usize];
         let pool = &self.l.code.pool[inst.pool as usize..];
         let member_at = match inst.kind {
-            Kind::Mma(_) | Kind::Ldmatrix { .. } | Kind::Movmatrix => {
+            Kind::Mma(_) | Kind::QuadMma(_) | Kind::Ldmatrix { .. } | Kind::Movmatrix => {
                 if mask != warp.alive {
                     return 0;
                 }
@@ -28,6 +28,7 @@ impl Engine<'_> {
                 }
                 match inst.kind {
                     Kind::Mma(mma) => self.mma(banks, mma, pool, mask),
+                    Kind::QuadMma(mma) => self.mma_quads(banks, mma, pool, mask),
                     Kind::Ldmatrix { count, transpose } => {
                         self.ldmatrix(warp.index, banks, pool, count as usize, transpose, pc, mask);
                     }

@@ -49,6 +49,8 @@ struct Pending {
     group: u32,
     /// A of each warp, when it comes from registers.
     a: Option<Box<[[[u32; 32]; 4]; 4]>>,
+    /// The metadata of each warp, when A is sparse.
+    metadata: Option<Box<[[u32; 32]; 4]>>,
     descriptors: [u64; 2],
     accumulates: bool,
     bases: [Bases; 4],
@@ -190,6 +192,7 @@ impl Engine<'_> {
         let after = 2 * registers + if op.a_registers { 4 } else { 1 };
         let mut bases = [Bases::default(); 4];
         let mut a = Box::new([[[0u32; 32]; 4]; 4]);
+        let mut metadata = op.sparse.map(|_| Box::new([[0u32; 32]; 4]));
         let mut found: Option<([u64; 2], bool)> = None;
         let mut differs = None;
         for k in 0..4 {
@@ -206,7 +209,10 @@ impl Engine<'_> {
                     *row = read32(&banks, slot);
                 }
             }
-            let scale = read_pred(&banks, pool[after + 1]);
+            if let Some(words) = &mut metadata {
+                words[k] = read32(&banks, pool[after + 1]);
+            }
+            let scale = read_pred(&banks, pool[after + 1 + op.sparse.is_some() as usize]);
             for lane in lanes_of(warp.alive) {
                 let here = ([own[lane as usize], b[lane as usize]], scale >> lane & 1 != 0);
                 if *found.get_or_insert(here) != here {
@@ -240,6 +246,7 @@ impl Engine<'_> {
             pc,
             group: number,
             a: op.a_registers.then_some(a),
+            metadata,
             descriptors,
             accumulates,
             bases,
@@ -361,8 +368,9 @@ impl Engine<'_> {
     fn load_matrix(&mut self, op: &WgmmaOp, which: usize, pending: &Pending, w: u32) -> Vec<f64> {
         let descriptor = Descriptor::new(pending.descriptors[which]);
         let (rows, chunks) = extents(op, which);
-        let (k, n) = (op.k(), if which == 0 { 64 } else { op.n as usize });
-        let per = (GRANULE / op.ty.bytes()) as usize;
+        let (k, n) = (op.k_of(which), if which == 0 { 64 } else { op.n as usize });
+        let per = (8 * GRANULE / op.ty.bits()) as usize;
+        let mut values = [0.0; MOST];
         let sign = if op.negate[which] { -1.0 } else { 1.0 };
         let transposed = op.transpose[which];
         let mut out = vec![0.0; k * n];
@@ -374,7 +382,7 @@ impl Engine<'_> {
                 if !self.b.shared.is_written(at, GRANULE as usize) {
                     missing.get_or_insert(at);
                 }
-                let values = decode(op.ty, which, bytes);
+                decode(op.ty, which, bytes, &mut values);
                 // Along K when the matrix is K-major, along M or N otherwise; A is kept as [m][k], B as [k][n].
                 let (start, step) = match (which == 0, transposed) {
                     (true, false) => (i as usize * k + c as usize * per, 1),
@@ -415,10 +423,14 @@ impl Engine<'_> {
             let Some(op) = operation(pending) else { continue };
             let k = op.k();
             let b = self.load_matrix(op, 1, pending, first as u32);
-            let a = match &pending.a {
+            let mut a: Vec<f64> = match &pending.a {
                 Some(registers) => registers.iter().flat_map(|r| register_rows(op, r)).collect(),
                 None => self.load_matrix(op, 0, pending, first as u32),
             };
+            if let (Some(selector), Some(words)) = (op.sparse, &pending.metadata) {
+                let warps = a.chunks_exact(16 * op.stored_k()).zip(words.iter());
+                a = warps.flat_map(|(rows, words)| expand(op, selector, words, rows)).collect();
+            }
             let (element_a, element_b) = elements(op.ty);
             let arithmetic = Sum::new(self.l.options.tensor, element_a, element_b, op.half_accumulator);
             for (a, sums) in a.chunks_exact(16 * k).zip(&mut sums) {

@@ -94,14 +94,7 @@ impl<'a> Builder<'_, 'a> {
                 (Scalar::Bits(Bits::Prmt(mode), 32), Ty::B32, vec![Ty::B32, Ty::B32, Ty::B32])
             }
             _ => {
-                let [d, a, b, c, table] = self.operands(i)?;
-                let Operand::Int(table) = table else {
-                    return self.error("the table of lop3 must be an immediate");
-                };
-                let d = self.dest(d, ty)?;
-                let sources = [self.source(a, ty)?, self.source(b, ty)?, self.source(c, ty)?];
-                self.scalar(Scalar::Bits(Bits::Lop3(*table as u8), 32), d, 32, &sources, Class::Integer);
-                return Ok(());
+                return self.lop3(i);
             }
         };
         if i.operands.len() != types.len() + 1 {
@@ -118,6 +111,38 @@ impl<'a> Builder<'_, 'a> {
             sources.push(self.source(operand, ty)?);
         }
         self.scalar(scalar, d, result.bytes() * 8, &sources, Class::Integer);
+        Ok(())
+    }
+
+    /// lop3, and lop3.and or .or, whose predicate joins "the result is not zero" with another.
+    fn lop3(&mut self, i: &'a Instruction) -> Result<()> {
+        let boolean: Option<Make> = match i.form.one_of(&["and", "or"]) {
+            Some("and") => Some(fast::and_pred),
+            Some(_) => Some(fast::or_pred),
+            None => None,
+        };
+        if i.operands.len() != 5 + boolean.is_some() as usize {
+            return self.error(format!("`{}` has the wrong number of operands", i.form));
+        }
+        let Operand::Int(table) = i.operands[4] else {
+            return self.error("the table of lop3 must be an immediate");
+        };
+        let (d, p) = match (&i.operands[0], boolean) {
+            (Operand::Pair(d, p), Some(_)) => (self.dest(d, Ty::B32)?, Some(self.dest(p, Ty::Pred)?)),
+            (_, Some(_)) => return self.error(format!("`{}` has two destinations, d|p", i.form)),
+            (d, None) => (self.dest(d, Ty::B32)?, None),
+        };
+        let mut sources = [0; 3];
+        for (s, operand) in sources.iter_mut().zip(&i.operands[1..4]) {
+            *s = self.source(operand, Ty::B32)?;
+        }
+        self.scalar(Scalar::Bits(Bits::Lop3(table as u8), 32), d, 32, &sources, Class::Integer);
+        if let (Some(p), Some(boolean)) = (p, boolean) {
+            let q = self.source(&i.operands[5], Ty::Pred)?;
+            let (t, zero) = (self.temp(Ty::Pred), self.constant(0, Ty::B32));
+            self.lane(fast::ne32, t, &[d, zero], Class::None);
+            self.lane(boolean, p, &[t, q], Class::None);
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::exec::lanes::{LaneFn, Level, level};
 use crate::exec::scalar::Scalar;
 use crate::ptx::ast::*;
+use crate::ptx::table::Needs;
 
 /// A virtual register.
 pub type V = u32;
@@ -390,21 +391,32 @@ impl<'k, 'a> Builder<'k, 'a> {
         self.select(instruction)
     }
 
-    /// Refuses forms of instructions that are newer than the module's target.
+    /// The number of the module's target: 80 of `sm_80`.
+    pub fn target(&self) -> u32 {
+        let digits: String = self.kernel.ast.target.chars().filter(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(0)
+    }
+
+    /// Refuses forms that the module's target or its PTX version do not have.
     fn check_target(&self, i: &Instruction) -> Result<()> {
-        let needs = |m: &&str| match *m {
-            "e4m3x2" | "e5m2x2" => 89,
-            "try_wait" | "u16x2" | "s16x2" => 90,
-            _ => 0,
-        };
-        let number = i.form.mods.iter().map(needs).max().unwrap_or(0);
-        if number == 0 {
+        let needs = i.form.needs;
+        if needs == Needs::default() {
             return Ok(());
         }
-        let target = &self.kernel.ast.target;
-        let digits: String = target.chars().filter(char::is_ascii_digit).collect();
-        if digits.parse::<u32>().unwrap_or(0) < number {
-            return self.error(format!("`{}` needs sm_{number}, the module is for {target}", i.form));
+        let (target, version) = (&self.kernel.ast.target, self.kernel.ast.version);
+        if self.target() < needs.target || needs.specific && *target != format!("sm_{}a", needs.target) {
+            let suffix = if needs.specific { "a" } else { "" };
+            return self.error(format!(
+                "`{}` needs sm_{}{suffix}, the module is for {target}",
+                i.form, needs.target
+            ));
+        }
+        if version < needs.version {
+            let (major, minor) = needs.version;
+            return self.error(format!(
+                "`{}` needs .version {major}.{minor}, the module has {}.{}",
+                i.form, version.0, version.1
+            ));
         }
         Ok(())
     }

@@ -277,13 +277,19 @@ impl<'a> Builder<'_, 'a> {
         self.kernel.code.calls.len() as u32 - 1
     }
 
-    /// vprintf and __assertfail, which the driver would link in; false when `name` is another function.
+    /// vprintf, __assertfail, malloc and free, which the driver would link in; false when `name` is another function.
     fn provided(&mut self, name: &str, results: &[Operand], arguments: &[Operand]) -> Result<bool> {
         let count = match name {
+            "malloc" | "free" => 1,
             "vprintf" => 2,
             "__assertfail" => 5,
             _ => return Ok(false),
         };
+        if let Some(Symbol::Function(own)) = self.lookup(name)
+            && self.kernel.ast.functions[own].body.is_some()
+        {
+            return Ok(false);
+        }
         if arguments.len() != count {
             return self.error(format!("{name} takes {count} arguments, {} are given", arguments.len()));
         }
@@ -305,14 +311,22 @@ impl<'a> Builder<'_, 'a> {
             self.emit(Kind::Assert, vec![], uses, Class::Control);
             return Ok(true);
         }
+        let (kind, ty) = match name {
+            "malloc" => (Kind::Malloc, Ty::U64),
+            "free" => {
+                self.emit(Kind::Free, vec![], values, Class::Control);
+                return Ok(true);
+            }
+            _ => (Kind::Print, Ty::U32),
+        };
         let result = results.first();
         let d = match result {
-            Some(operand) if self.param_variable(operand).is_none() => self.dest(operand, Ty::U32)?,
-            _ => self.temp(Ty::U32),
+            Some(operand) if self.param_variable(operand).is_none() => self.dest(operand, ty)?,
+            _ => self.temp(ty),
         };
-        self.emit(Kind::Print, vec![d], values, Class::Control);
+        self.emit(kind, vec![d], values, Class::Control);
         if let Some(at) = result.and_then(|operand| self.param_variable(operand)) {
-            self.store_param(at, Ty::U32, d)?;
+            self.store_param(at, ty, d)?;
         }
         Ok(true)
     }
@@ -328,7 +342,7 @@ impl<'a> Builder<'_, 'a> {
             signed: ty.is_signed(),
             address: Bank::R32,
             offset: offset as i64,
-            strong: false,
+            strength: Strength::Weak,
             read_only: false,
             used_bytes: u16::MAX,
         });

@@ -57,6 +57,9 @@ impl<'a> Builder<'_, 'a> {
         if ty.is_bits() && !matches!(name, "eq" | "ne") {
             return self.error(format!("bit types compare with .eq and .ne only, not .{name}"));
         }
+        if signed && matches!(name, "lo" | "ls" | "hi" | "hs") {
+            return self.error(format!(".{name} compares unsigned numbers, not {ty}"));
+        }
         if let Some(make) = make {
             self.lane(make, d, &[a, b], Class::Predicate);
             return Ok(());
@@ -164,6 +167,9 @@ impl<'a> Builder<'_, 'a> {
                 }
             }
             return Ok(());
+        }
+        if q.is_some() && matches!(ty, Ty::F16 | Ty::BF16) {
+            return self.error(format!("`{}` has one destination", i.form));
         }
         if c.is_none() && q.is_none() {
             return self.compare(i, ty, p, a, b);

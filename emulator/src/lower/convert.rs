@@ -9,13 +9,22 @@ use crate::exec::scalar::{Finish, Scalar};
 use crate::exec::soft::Round;
 use crate::ptx::ast::*;
 
+/// True if an integer type holds every value of another.
+fn holds(to: Ty, from: Ty) -> bool {
+    let wider = match (to.is_signed(), from.is_signed()) {
+        (true, false) => to.bytes() > from.bytes(),
+        (false, true) => false,
+        _ => to.bytes() >= from.bytes(),
+    };
+    !to.is_float() && !from.is_float() && wider
+}
+
 impl<'a> Builder<'_, 'a> {
     pub(super) fn convert(&mut self, i: &'a Instruction) -> Result<()> {
         let types = i.form.types();
         let (to, from) = (types[0], types[1]);
         let how = finish(i);
         let mode = rounding(&i.form.mods);
-        let rounded = i.form.one_of(&["rn", "rz", "rm", "rp", "rna"]).is_some();
         let integral = i.form.one_of(&["rni", "rzi", "rmi", "rpi"]).is_some();
         let nearest = mode == Round::Nearest;
         let class = Class::Convert;
@@ -47,11 +56,8 @@ impl<'a> Builder<'_, 'a> {
             self.scalar(Scalar::Convert(Ty::TF32, Ty::F32, mode, how), d, 32, &[a], class);
             return Ok(());
         }
-        if to.is_float() && from.is_float() && to.bytes() < from.bytes() && !rounded {
-            return self.error(format!("`{}` loses precision and needs a rounding such as .rn", i.form));
-        }
-        if to.is_float() != from.is_float() && if to.is_float() { !rounded } else { !integral } {
-            return self.error(format!("`{}` needs a rounding modifier", i.form));
+        if how.sat && holds(to, from) {
+            return self.error(format!("`{}` has nothing to saturate: {to} holds every {from}", i.form));
         }
         let (d, d_bytes) = self.wide_dest(d, to)?;
         let a = self.wide_source(a, from)?;
@@ -90,6 +96,23 @@ impl<'a> Builder<'_, 'a> {
             Scalar::Convert(to, from, mode, how)
         };
         self.scalar(op, d, d_bytes * 8, &[a], class);
+        Ok(())
+    }
+
+    /// cvt.pack: two numbers saturated to two parts of a word; parts below 16 bits shift into what c holds.
+    pub(super) fn convert_pack(&mut self, i: &'a Instruction) -> Result<()> {
+        let part = i.form.one_of(&["u2", "s2", "u4", "s4", "u8", "s8", "u16", "s16"]).unwrap_or("u16");
+        let (bits, signed) = (part[1..].parse().unwrap_or(16), part.starts_with('s'));
+        let inserts = bits < 16;
+        if i.operands.len() != 3 + inserts as usize {
+            return self.error(format!("`{}` has the wrong number of operands", i.form));
+        }
+        let d = self.dest(&i.operands[0], Ty::B32)?;
+        let mut sources = vec![self.source(&i.operands[1], Ty::S32)?, self.source(&i.operands[2], Ty::S32)?];
+        if inserts {
+            sources.push(self.source(&i.operands[3], Ty::B32)?);
+        }
+        self.scalar(Scalar::CvtPack { bits, signed }, d, 32, &sources, Class::Convert);
         Ok(())
     }
 

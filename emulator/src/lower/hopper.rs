@@ -1,41 +1,16 @@
-//! Instructions of sm_90: mbarriers, clusters, bulk and tensor copies, warpgroup matrix instructions (PTX ISA 9.7.9.25
-//! to 28, 9.7.13 and 9.7.15).
+//! Instructions of sm_90: mbarriers, clusters, bulk and tensor copies (PTX ISA 9.7.9.25 to 28, 9.7.13).
 
 use super::builder::{Builder, Symbol, V};
 use crate::code::*;
 use crate::error::Result;
-use crate::exec::fast;
 use crate::memory::PARAM_WINDOW;
 use crate::ptx::ast::*;
 use crate::ptx::table::Op;
 use crate::tensormap::Field;
 
-/// The oldest architecture that has an instruction, and whether it must be `sm_90a` itself.
-fn needs(op: Op) -> (u32, bool) {
-    match op {
-        Op::MbarrierInit
-        | Op::MbarrierInval
-        | Op::MbarrierArrive
-        | Op::MbarrierWait
-        | Op::MbarrierPending
-        | Op::CreatePolicy
-        | Op::Prefetch
-        | Op::CpAsyncMbarrier => (80, false),
-        Op::Wgmma | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait | Op::SetMaxNReg => (90, true),
-        _ => (90, false),
-    }
-}
-
 impl<'a> Builder<'_, 'a> {
     /// Lowers an instruction of sm_90; everything else is not supported.
     pub fn select_hopper(&mut self, i: &'a Instruction) -> Result<()> {
-        let target = &self.kernel.ast.target;
-        let digits: String = target.chars().filter(char::is_ascii_digit).collect();
-        let (number, specific) = needs(i.form.op);
-        if digits.parse::<u32>().unwrap_or(0) < number || specific && target != "sm_90a" {
-            let suffix = if specific { "a" } else { "" };
-            return self.error(format!("`{}` needs sm_{number}{suffix}, the module is for {target}", i.form));
-        }
         match i.form.op {
             Op::MbarrierInit
             | Op::MbarrierInval
@@ -73,10 +48,14 @@ impl<'a> Builder<'_, 'a> {
                 self.hopper(op, vec![], vec![], Class::AsyncCopy)
             }
             Op::StAsync | Op::RedAsync => self.store_async(i),
-            Op::FenceProxy => self.hopper(HopperOp::ProxyFence, vec![], vec![], Class::Barrier),
+            Op::FenceProxy => {
+                let only = |space| i.form.mods.iter().any(|m| m.contains(space));
+                let op = HopperOp::ProxyFence { shared: !only("global"), global: !only("shared") };
+                self.hopper(op, vec![], vec![], Class::Barrier)
+            }
             Op::FenceMbarrierInit => self.hopper(HopperOp::MbarrierInitFence, vec![], vec![], Class::Barrier),
             Op::FenceAlias | Op::Griddepcontrol => {
-                self.emit(Kind::Fence, vec![], vec![], Class::Barrier);
+                self.emit(Kind::Fence(Fence { wide: false, ..Fence::FULL }), vec![], vec![], Class::Barrier);
                 Ok(())
             }
             Op::TensormapReplace => self.tensormap_replace(i),
@@ -123,7 +102,7 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    fn hopper(&mut self, op: HopperOp, defs: Vec<V>, uses: Vec<V>, class: Class) -> Result<()> {
+    pub(super) fn hopper(&mut self, op: HopperOp, defs: Vec<V>, uses: Vec<V>, class: Class) -> Result<()> {
         self.kernel.code.uses_hopper = true;
         self.kernel.code.hoppers.push(op);
         let index = self.kernel.code.hoppers.len() as u32 - 1;
@@ -131,7 +110,13 @@ impl<'a> Builder<'_, 'a> {
         Ok(())
     }
 
-    fn warpgroup(&mut self, op: WarpgroupOp, defs: Vec<V>, uses: Vec<V>, class: Class) -> Result<()> {
+    pub(super) fn warpgroup(
+        &mut self,
+        op: WarpgroupOp,
+        defs: Vec<V>,
+        uses: Vec<V>,
+        class: Class,
+    ) -> Result<()> {
         self.kernel.code.uses_hopper = true;
         self.kernel.code.warpgroups.push(op);
         let index = self.kernel.code.warpgroups.len() as u32 - 1;
@@ -178,6 +163,9 @@ impl<'a> Builder<'_, 'a> {
                 let count = i.operands.len() == 3;
                 if !(2..=3).contains(&i.operands.len()) || (expect || no_complete) && !count {
                     return self.error(format!("`{form}` has the wrong number of operands"));
+                }
+                if count && !no_complete && self.target() < 90 {
+                    return self.error(format!("`{form}` with a count needs sm_90"));
                 }
                 let has_state = i.operands[0] != Operand::Sink;
                 if has_state {
@@ -319,6 +307,9 @@ impl<'a> Builder<'_, 'a> {
     /// cp.async.bulk, cp.reduce.async.bulk and their tensor forms.
     fn bulk(&mut self, i: &'a Instruction) -> Result<()> {
         let form = &i.form;
+        if form.one_of(&["im2col", "im2col_no_offs"]).is_some() {
+            return self.error(format!("`{form}`: tensor copies in im2col mode are not supported"));
+        }
         let words: Vec<&str> = form
             .mods
             .iter()
@@ -401,6 +392,9 @@ impl<'a> Builder<'_, 'a> {
         if values.len() != count {
             return self.error(format!("`{}` stores {count} registers, {} are given", i.form, values.len()));
         }
+        if count as u32 * ty.bytes() > 16 {
+            return self.error(format!("`{}` moves more than 16 bytes", i.form));
+        }
         for v in values {
             uses.push(self.source(v, ty)?);
         }
@@ -408,34 +402,6 @@ impl<'a> Builder<'_, 'a> {
         let reduce = (i.form.op == Op::RedAsync).then(|| reduction(i.form.one_of(&REDUCTIONS)));
         let op = HopperOp::StAsync { at, mbarrier, ty, count: count as u8, reduce };
         self.hopper(op, vec![], uses, Class::StoreShared)
-    }
-
-    fn stmatrix(&mut self, i: &'a Instruction) -> Result<()> {
-        let [address, source] = self.operands(i)?;
-        let count = match i.form.one_of(&["x1", "x2", "x4"]) {
-            Some("x1") => 1,
-            Some("x2") => 2,
-            _ => 4,
-        };
-        let mut uses = vec![self.wide_address(address)?];
-        uses.extend(self.vector(source, count, Ty::B32, false)?);
-        let op = HopperOp::Stmatrix { count: count as u8, transpose: i.form.has("trans") };
-        self.hopper(op, vec![], uses, Class::Tensor)
-    }
-
-    /// A shared address with its offset as one 64-bit row.
-    fn wide_address(&mut self, operand: &Operand) -> Result<V> {
-        let place = self.place(operand, Space::Shared)?;
-        let wide = if self.vregs[place.address as usize].bank == Bank::R32 {
-            let t = self.temp(Ty::U64);
-            self.lane(fast::cvt_u64_u32, t, &[place.address], Class::None);
-            t
-        } else {
-            place.address
-        };
-        let (t, k) = (self.temp(Ty::U64), self.constant(place.offset as u64, Ty::U64));
-        self.lane(fast::add64, t, &[wide, k], Class::None);
-        Ok(t)
     }
 
     /// Vector atomics of sm_90: an atomic for each element.
@@ -462,92 +428,24 @@ impl<'a> Builder<'_, 'a> {
         let place = self.place(&operands[has_result as usize], space)?;
         let values = self.vector(&operands[expected - 1], count, holder, false)?;
         self.kernel.code.blocks_communicate = true;
+        self.fence_of_release(i, place.space);
         let address = self.vregs[place.address as usize].bank;
         for (e, &value) in values.iter().enumerate() {
             let offset = place.offset + (e as u32 * ty.bytes()) as i64;
             let op = reduction(i.form.one_of(&REDUCTIONS));
-            self.kernel.code.atoms.push(AtomOp { op, ty, space: place.space, address, offset, has_result });
+            self.kernel.code.atoms.push(AtomOp {
+                op,
+                ty,
+                space: place.space,
+                address,
+                offset,
+                has_result,
+                strength: super::memory::strength(i),
+            });
             let index = self.kernel.code.atoms.len() as u32 - 1;
             let d = defs.get(e).map_or(vec![], |&d| vec![d]);
             self.emit(Kind::Atomic(index), d, vec![place.address, value], Class::Atomic);
         }
-        Ok(())
-    }
-
-    fn wgmma(&mut self, i: &'a Instruction) -> Result<()> {
-        let types: Vec<&str> = i.form.mods.iter().copied().filter(|m| Ty::from_word(m).is_some()).collect();
-        let ty = match (types[1], types[2]) {
-            ("f16", _) => WgmmaType::F16,
-            ("bf16", _) => WgmmaType::Bf16,
-            ("tf32", _) => WgmmaType::Tf32,
-            (a @ ("e4m3" | "e5m2"), b) => WgmmaType::Fp8(a == "e5m2", b == "e5m2"),
-            (a, b) => WgmmaType::Int8(a == "s8", b == "s8"),
-        };
-        let shape = i.form.mods.iter().find_map(|m| m.strip_prefix("m64n")).unwrap_or("8k");
-        let n = shape.split('k').next().and_then(|n| n.parse::<u16>().ok()).unwrap_or(8);
-        let half_accumulator = types[0] == "f16";
-        let operands = &i.operands;
-        let Some(a) = operands.get(1) else { return self.error("wgmma.mma_async takes d, a and b") };
-        let a_registers = matches!(a, Operand::Vector(_));
-        let sixteen = matches!(ty, WgmmaType::F16 | WgmmaType::Bf16);
-        let signs = if matches!(ty, WgmmaType::Int8(..)) { 0 } else { 2 };
-        let majors = if sixteen { 2 - a_registers as usize } else { 0 };
-        if operands.len() != 4 + signs + majors {
-            return self.error(format!(
-                "`{}` takes {} operands here, {} are given",
-                i.form,
-                4 + signs + majors,
-                operands.len()
-            ));
-        }
-        let mut op = WgmmaOp {
-            n,
-            ty,
-            half_accumulator,
-            satfinite: i.form.has("satfinite"),
-            a_registers,
-            negate: [false; 2],
-            transpose: [false; 2],
-            d: vec![],
-            a: vec![],
-            unfenced: None,
-        };
-        let acc = match (half_accumulator, ty) {
-            (true, _) => Ty::B32,
-            (_, WgmmaType::Int8(..)) => Ty::S32,
-            _ => Ty::F32,
-        };
-        let defs = self.vector(&operands[0], op.registers(), acc, true)?;
-        let mut uses = defs.clone();
-        op.d.clone_from(&defs);
-        if a_registers {
-            op.a = self.vector(a, 4, Ty::B32, false)?;
-            uses.extend(&op.a);
-        } else {
-            uses.push(self.source(a, Ty::B64)?);
-        }
-        uses.push(self.source(&operands[2], Ty::B64)?);
-        uses.push(match &operands[3] {
-            Operand::Int(v @ (0 | 1)) => self.constant(*v as u64, Ty::Pred),
-            p => self.source(p, Ty::Pred)?,
-        });
-        for k in 0..signs {
-            op.negate[k] = match operands[4 + k] {
-                Operand::Int(1) => false,
-                Operand::Int(-1) => true,
-                _ => return self.error("imm-scale-a and imm-scale-b are 1 or -1"),
-            };
-        }
-        for k in 0..majors {
-            let which = k + a_registers as usize;
-            op.transpose[which] = match operands[4 + signs + k] {
-                Operand::Int(v @ (0 | 1)) => v == 1,
-                _ => return self.error("imm-trans-a and imm-trans-b are 0 or 1"),
-            };
-        }
-        let flops = 2 * 64 * op.n as u32 * op.k() as u32 / 128;
-        self.warpgroup(WarpgroupOp::Mma(Box::new(op)), defs, uses, Class::Tensor)?;
-        self.emit_flops(flops);
         Ok(())
     }
 }

@@ -31,6 +31,21 @@ fn memory_type(i: &Instruction) -> Ty {
     }
 }
 
+/// How a load, store or atomic takes part in synchronisation. An atomic that names no scope has the device's; one that
+/// returns a value counts as an acquire, as the ticket of a "last block" reduction is used everywhere.
+pub(super) fn strength(i: &Instruction) -> Strength {
+    let atomic = matches!(i.form.op, Op::Atom | Op::Red | Op::AtomVector | Op::RedVector);
+    if !atomic && i.form.one_of(&["volatile", "mmio", "relaxed", "acquire", "release"]).is_none() {
+        Strength::Weak
+    } else if i.form.has("cta") || i.form.has("cluster") {
+        Strength::Narrow
+    } else if i.form.has("acquire") || matches!(i.form.op, Op::Atom | Op::AtomVector) {
+        Strength::Acquire
+    } else {
+        Strength::Relaxed
+    }
+}
+
 /// Where an access goes: address row, its constant offset, and the space it is in.
 pub(super) struct Place {
     pub address: V,
@@ -40,6 +55,7 @@ pub(super) struct Place {
 
 impl<'a> Builder<'_, 'a> {
     pub fn select_memory(&mut self, i: &'a Instruction) -> Result<()> {
+        self.check_hints(i)?;
         match i.form.op {
             Op::Ld => self.load(i),
             Op::St => self.store(i),
@@ -77,6 +93,18 @@ impl<'a> Builder<'_, 'a> {
                 }
             }
             _ => self.select_sync(i),
+        }
+    }
+
+    /// Hints for caches go with global and generic addresses.
+    fn check_hints(&self, i: &Instruction) -> Result<()> {
+        let hint = i.form.mods.iter().find(|m| m.starts_with("L1::") || m.starts_with("L2::"));
+        match (i.form.op, hint, space_of(i)) {
+            (_, None, _) | (_, _, Space::Global | Space::Generic) => Ok(()),
+            (Op::Ld | Op::St | Op::Atom | Op::Red, Some(hint), space) => {
+                self.error(format!("`.{hint}` cannot be applied to the {space} space"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -147,6 +175,9 @@ impl<'a> Builder<'_, 'a> {
         count: usize,
         reg_bytes: u32,
     ) -> Result<MemOp> {
+        if i.form.has("b128") && i.form.one_of(&["v2", "v4"]).is_some() {
+            return self.error(format!("`{}`: 128 bits come one at a time", i.form));
+        }
         let expected = if i.form.has("v2") {
             2
         } else if i.form.has("v4") {
@@ -170,10 +201,7 @@ impl<'a> Builder<'_, 'a> {
             signed: ty.is_signed(),
             address: self.vregs[place.address as usize].bank,
             offset: place.offset,
-            strong: i
-                .form
-                .one_of(&["volatile", "mmio.relaxed.sys", "relaxed", "acquire", "release"])
-                .is_some(),
+            strength: strength(i),
             read_only: i.form.has("nc"),
             used_bytes: i.used_bytes,
         })
@@ -186,10 +214,15 @@ impl<'a> Builder<'_, 'a> {
     }
 
     /// A release is a fence before the access.
-    fn fence_of_release(&mut self, i: &Instruction, space: Space) {
+    pub(super) fn fence_of_release(&mut self, i: &Instruction, space: Space) {
         let releases = i.form.one_of(&["release", "acq_rel"]).is_some();
         if releases && !i.form.has("cta") && matches!(space, Space::Global | Space::Generic) {
-            self.emit(Kind::FenceDevice, vec![], vec![], Class::None);
+            self.emit(
+                Kind::Fence(Fence { wide: true, acquires: false, releases: true }),
+                vec![],
+                vec![],
+                Class::None,
+            );
         }
     }
 
@@ -224,7 +257,7 @@ impl<'a> Builder<'_, 'a> {
             return self.error("the registers of a vector load must have one size");
         }
         let op = self.memory_op(i, ty, &place, defs.len(), reg_bytes)?;
-        self.note_communication(op.space, op.strong);
+        self.note_communication(op.space, op.strength.is_strong());
         self.kernel.code.mems.push(op);
         let index = self.kernel.code.mems.len() as u32 - 1;
         self.emit(Kind::Load(index), defs, vec![place.address], Self::memory_class(i, op.space, true));
@@ -248,7 +281,7 @@ impl<'a> Builder<'_, 'a> {
         let reg_bytes = if self.vregs[uses[1] as usize].bank == Bank::R64 { 8 } else { 4 };
         let op = self.memory_op(i, ty, &place, uses.len() - 1, reg_bytes)?;
         self.fence_of_release(i, op.space);
-        self.note_communication(op.space, op.strong);
+        self.note_communication(op.space, op.strength.is_strong());
         self.kernel.code.mems.push(op);
         let index = self.kernel.code.mems.len() as u32 - 1;
         self.emit(Kind::Store(index), vec![], uses, Self::memory_class(i, op.space, false));
@@ -284,10 +317,9 @@ impl<'a> Builder<'_, 'a> {
             Ty::F16x2 | Ty::BF16x2 => Ty::B32,
             ty => ty,
         };
-        let mut defs = Vec::new();
-        if has_result {
-            defs.push(self.dest(&operands[0], holder)?);
-        }
+        // 128 bits are two registers of 64.
+        let (holder, parts) = if ty == Ty::B128 { (Ty::B64, 2) } else { (holder, 1) };
+        let defs = if has_result { self.vector(&operands[0], parts, holder, true)? } else { vec![] };
         let at = has_result as usize;
         let place = self.place(&operands[at], space_of(i))?;
         if matches!(place.space, Space::Local) {
@@ -295,12 +327,20 @@ impl<'a> Builder<'_, 'a> {
         }
         let mut uses = vec![place.address];
         for operand in &operands[at + 1..] {
-            uses.push(self.source(operand, holder)?);
+            uses.extend(self.vector(operand, parts, holder, false)?);
         }
         let address = self.vregs[place.address as usize].bank;
         self.fence_of_release(i, place.space);
         self.note_communication(place.space, true);
-        let atom = AtomOp { op, ty, space: place.space, address, offset: place.offset, has_result };
+        let atom = AtomOp {
+            op,
+            ty,
+            space: place.space,
+            address,
+            offset: place.offset,
+            has_result,
+            strength: strength(i),
+        };
         self.kernel.code.atoms.push(atom);
         let index = self.kernel.code.atoms.len() as u32 - 1;
         self.emit(Kind::Atomic(index), defs, uses, Class::Atomic);
@@ -329,7 +369,16 @@ impl<'a> Builder<'_, 'a> {
         Ok(())
     }
 
-    /// cp.async.ca.shared.global [dst], [src], bytes{, source bytes}{, cache policy}
+    /// The register of an operand that is a predicate.
+    fn predicate(&self, operand: &Operand) -> Option<V> {
+        let Operand::Name(name, None) = operand else { return None };
+        match self.lookup(name) {
+            Some(Symbol::Register(v)) if self.vregs[v as usize].ty == Ty::Pred => Some(v),
+            _ => None,
+        }
+    }
+
+    /// cp.async.ca.shared.global [dst], [src], bytes{, source bytes, or a predicate to ignore the source}{, policy}
     fn cp_async(&mut self, i: &'a Instruction) -> Result<()> {
         let operands = self.plain_operands(i);
         if !(3..=4).contains(&operands.len()) {
@@ -347,7 +396,16 @@ impl<'a> Builder<'_, 'a> {
         let mut uses = vec![to.address, from.address];
         let source_size = operands.len() == 4;
         if source_size {
-            uses.push(self.source(&operands[3], Ty::U32)?);
+            let size = match self.predicate(&operands[3]) {
+                Some(ignore) => {
+                    let (none, all) = (self.constant(0, Ty::U32), self.constant(*bytes as u64, Ty::U32));
+                    let size = self.temp(Ty::U32);
+                    self.lane(fast::selp32, size, &[none, all, ignore], Class::None);
+                    size
+                }
+                None => self.source(&operands[3], Ty::U32)?,
+            };
+            uses.push(size);
         }
         let shared = self.vregs[to.address as usize].bank;
         self.kernel.code.cps.push(CpAsyncOp {

@@ -8,10 +8,13 @@ mod convert;
 mod flow;
 mod hopper;
 mod inflight;
+mod matrix;
 mod memory;
 mod select;
 mod slots;
 mod sync;
+mod taint;
+mod video;
 mod wmma;
 
 use std::collections::HashMap;
@@ -20,6 +23,7 @@ use crate::code::*;
 use crate::error::{Error, Result};
 use crate::ptx::ast::*;
 use builder::{Builder, KernelBuilder, LInst, V};
+use taint::Effect;
 
 /// Lowers the kernel `function` and all it calls.
 ///
@@ -62,7 +66,7 @@ fn is_plain(code: &Code, inst: &Inst) -> bool {
     match inst.kind {
         Kind::Load(i) | Kind::Store(i) => {
             let op = &code.mems[i as usize];
-            !(op.strong && may_be_shared(op.space))
+            !(op.strength.is_strong() && may_be_shared(op.space))
         }
         Kind::Atomic(i) => !may_be_shared(code.atoms[i as usize].space),
         Kind::Barrier(b) => !b.has_count && b.op != BarrierOp::Arrive,
@@ -79,6 +83,8 @@ fn is_plain(code: &Code, inst: &Inst) -> bool {
         | Kind::Exit
         | Kind::Trap
         | Kind::Print
+        | Kind::Malloc
+        | Kind::Free
         | Kind::Assert
         | Kind::Shuffle(_)
         | Kind::Vote(_)
@@ -86,12 +92,12 @@ fn is_plain(code: &Code, inst: &Inst) -> bool {
         | Kind::Redux(_)
         | Kind::Activemask
         | Kind::BarWarp
-        | Kind::Fence
-        | Kind::FenceDevice
+        | Kind::Fence(_)
         | Kind::CpAsync(_)
         | Kind::CpAsyncCommit
         | Kind::CpAsyncWait(_)
         | Kind::Mma(_)
+        | Kind::QuadMma(_)
         | Kind::Ldmatrix { .. }
         | Kind::Movmatrix
         | Kind::ReadSpecial(_)
@@ -100,6 +106,7 @@ fn is_plain(code: &Code, inst: &Inst) -> bool {
         | Kind::Prefetch
         | Kind::CheckWritten(_)
         | Kind::MarkWritten(_)
+        | Kind::PassWritten
         | Kind::CheckDivisor(_) => true,
         #[allow(unreachable_patterns)] // kinds added later order memory until they are listed here
         _ => false,
@@ -151,9 +158,10 @@ fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) ->
     }
     let live = slots::liveness(&insts, &blocks, &order, &vregs);
     let unwritten = live.maybe_unwritten(order[0]);
+    let tainted = taint::spread(&unwritten, &insts, &vregs);
     // One mask of lanes that have written, for each register that may be read too early.
     let mut masks: HashMap<V, (u32, V)> = HashMap::new();
-    for &v in &unwritten {
+    for &v in &tainted {
         let name = vregs[v as usize].name.clone();
         kernel.code.tracked.push(if name.is_empty() { "a temporary".to_string() } else { name });
         vregs.push(builder::VInfo {
@@ -211,6 +219,12 @@ fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) ->
                 push(code, &check, &slot);
             }
             let (checked, conditional) = read_registers(code, inst);
+            let effect = taint::effect(code, inst, &vregs, |v| masks.contains_key(&v));
+            let checked = match effect {
+                Effect::Uses => checked,
+                Effect::UsesFirst(n) => &checked[..n.min(checked.len())],
+                Effect::Passes | Effect::Hides => &[],
+            };
             for v in conditional {
                 if let Some(&(number, mask)) = masks.get(v) {
                     // An accumulator is only read where scale-d is true.
@@ -260,7 +274,24 @@ fn lower_function<'a>(kernel: &mut KernelBuilder<'a>, function: &'a Function) ->
                     code.writes.push(NamedWrite { inst, bank: *bank, slot: slot(*v), name: name.clone() });
                 }
                 if let Some(&(number, mask)) = masks.get(v) {
-                    helper(Kind::MarkWritten(number), mask, code);
+                    // What adds to itself stays as it was.
+                    if effect != Effect::Passes || !inst.uses.contains(v) {
+                        helper(Kind::MarkWritten(number), mask, code);
+                    }
+                    let sources =
+                        inst.uses.iter().filter_map(|u| masks.get(u)).filter(|_| effect == Effect::Passes);
+                    for &(_, source) in sources {
+                        let info = Info { class: Class::None, flops: 0, ..inst.info };
+                        let pass = LInst {
+                            kind: Kind::PassWritten,
+                            guard: inst.guard,
+                            defs: vec![],
+                            uses: vec![mask, source],
+                            info,
+                            targets: vec![],
+                        };
+                        push(code, &pass, &slot);
+                    }
                 }
             }
         }

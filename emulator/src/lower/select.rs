@@ -84,13 +84,8 @@ impl<'a> Builder<'_, 'a> {
             Op::Set | Op::Setp | Op::Testp => self.comparison(i),
             Op::Selp | Op::Slct => self.selection(i),
             Op::Cvt => self.convert(i),
-            Op::CvtPack => {
-                let ty = i.form.types()[0];
-                let [d, a, b] = self.operands(i)?;
-                let (d, a, b) = (self.dest(d, Ty::B32)?, self.source(a, Ty::S32)?, self.source(b, Ty::S32)?);
-                self.scalar(Scalar::CvtPack(ty), d, 32, &[a, b], Class::Convert);
-                Ok(())
-            }
+            Op::CvtPack => self.convert_pack(i),
+            Op::Video => self.video(i),
             Op::Mov => self.mov(i),
             _ => self.select_memory(i),
         }
@@ -120,12 +115,12 @@ impl<'a> Builder<'_, 'a> {
             return self.float_binary(i, ty, d, a, b);
         }
         let hi = i.form.has("hi");
-        let sat = i.form.has("sat");
+        let (sat, relu) = (i.form.has("sat"), i.form.has("relu"));
         if matches!(op, Op::Div | Op::Rem) {
             self.emit(Kind::CheckDivisor(Code::bank_of(ty)), vec![], vec![b], Class::None);
         }
         let make: Option<Make> = match (op, ty.bytes(), ty.is_signed()) {
-            _ if sat => None,
+            _ if sat || relu => None,
             (Op::Add, 2, _) => Some(fast::add16),
             (Op::Add, 4, _) => Some(fast::add32),
             (Op::Add, 8, _) => Some(fast::add64),
@@ -152,7 +147,7 @@ impl<'a> Builder<'_, 'a> {
             _ => None,
         };
         if matches!(ty, Ty::U16x2 | Ty::S16x2) {
-            self.packed(op, ty.is_signed(), d, a, b);
+            self.packed(i, ty.is_signed(), d, a, b);
             return Ok(());
         }
         if let Some(make) = make {
@@ -164,8 +159,8 @@ impl<'a> Builder<'_, 'a> {
             Op::Sub => Int::Sub,
             Op::Mul if hi => Int::MulHi,
             Op::Mul => Int::MulLo,
-            Op::Min => Int::Min,
-            Op::Max => Int::Max,
+            Op::Min => Int::Min { relu },
+            Op::Max => Int::Max { relu },
             Op::Div => Int::Div,
             Op::Rem => Int::Rem,
             Op::Mul24 => Int::Mul24 { high: hi },
@@ -177,11 +172,12 @@ impl<'a> Builder<'_, 'a> {
     }
 
     /// add, min and max of packed 16-bit integers, half by half.
-    fn packed(&mut self, op: Op, signed: bool, d: V, a: V, b: V) {
+    fn packed(&mut self, i: &Instruction, signed: bool, d: V, a: V, b: V) {
         let half = if signed { Ty::S16 } else { Ty::U16 };
-        let int = match op {
-            Op::Min => Int::Min,
-            Op::Max => Int::Max,
+        let relu = i.form.has("relu");
+        let int = match i.form.op {
+            Op::Min => Int::Min { relu },
+            Op::Max => Int::Max { relu },
             _ => Int::Add,
         };
         let mut parts = Vec::new();
@@ -207,7 +203,7 @@ impl<'a> Builder<'_, 'a> {
         let plain = mode == Round::Nearest && how == Finish::default();
         let plain_ftz = mode == Round::Nearest && how == Finish { ftz: true, ..Finish::default() };
         let nan = i.form.has("NaN");
-        let xorsign = i.form.has("xorsign.abs");
+        let xorsign = i.form.has("xorsign");
         let approximate = i.form.has("approx") || i.form.has("full");
         let make: Option<Make> = match (op, ty) {
             (Op::Add, Ty::F32) if plain => Some(fast::add_f32),
@@ -283,7 +279,8 @@ impl<'a> Builder<'_, 'a> {
             match make {
                 Some(make) => self.lane(make, d, &[a, b, c], float_class(ty)),
                 None => {
-                    let op = Scalar::Float(Float::Fma, ty, mode, how);
+                    let float = if i.form.has("oob") { Float::FmaOob } else { Float::Fma };
+                    let op = Scalar::Float(float, ty, mode, how);
                     self.scalar(op, d, ty.bytes() * 8, &[a, b, c], float_class(ty));
                 }
             }

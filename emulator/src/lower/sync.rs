@@ -59,7 +59,9 @@ impl<'a> Builder<'_, 'a> {
             Op::Fence => {
                 let wide = !i.form.has("cta") && !i.form.has("cluster");
                 self.kernel.code.blocks_communicate |= wide;
-                self.emit(if wide { Kind::FenceDevice } else { Kind::Fence }, vec![], vec![], Class::Barrier);
+                let (acquires, releases) = (!i.form.has("release"), !i.form.has("acquire"));
+                let fence = Fence { wide, acquires, releases };
+                self.emit(Kind::Fence(fence), vec![], vec![], Class::Barrier);
                 Ok(())
             }
             Op::Bar => self.barrier(i),
@@ -215,74 +217,5 @@ impl<'a> Builder<'_, 'a> {
             list.iter().try_for_each(|o| self.untyped(o))?;
         }
         list.into_iter().map(|o| if dest { self.dest(o, ty) } else { self.source(o, ty) }).collect()
-    }
-
-    fn mma(&mut self, i: &'a Instruction) -> Result<()> {
-        let types: Vec<&str> = i.form.mods.iter().copied().filter(|m| Ty::from_word(m).is_some()).collect();
-        let ty = match (types[1], types[2]) {
-            ("f16", "f16") => MmaType::F16,
-            ("bf16", "bf16") => MmaType::Bf16,
-            ("tf32", "tf32") => MmaType::Tf32,
-            ("f64", "f64") => MmaType::F64,
-            (a @ ("s8" | "u8"), b @ ("s8" | "u8")) => MmaType::Int8(a == "s8", b == "s8"),
-            (a, b) => return self.error(format!("mma cannot multiply .{a} by .{b}")),
-        };
-        let k = match i.form.one_of(&["m8n8k4", "m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32"]) {
-            Some("m8n8k4" | "m16n8k4") => 4,
-            Some("m16n8k8") => 8,
-            Some("m16n8k16") => 16,
-            _ => 32,
-        };
-        let half_accumulator = types[0] == "f16";
-        let mma = Mma { k, ty, half_accumulator, satfinite: i.form.has("satfinite") };
-        let (nd, na, nb) = mma.registers();
-        let [d, a, b, c] = self.operands(i)?;
-        let acc = match (half_accumulator, ty) {
-            (true, _) => Ty::B32,
-            (_, MmaType::Int8(..)) => Ty::S32,
-            (_, MmaType::F64) => Ty::F64,
-            _ => Ty::F32,
-        };
-        let defs = self.vector(d, nd, acc, true)?;
-        let part = if ty == MmaType::F64 { Ty::F64 } else { Ty::B32 };
-        let mut uses = self.vector(a, na, part, false)?;
-        uses.extend(self.vector(b, nb, part, false)?);
-        uses.extend(self.vector(c, nd, acc, false)?);
-        self.emit(Kind::Mma(mma), defs, uses, Class::Tensor);
-        self.emit_flops(2 * if ty == MmaType::F64 { 8 } else { 16 } * 8 * k as u32 / 32);
-        Ok(())
-    }
-
-    fn ldmatrix(&mut self, i: &'a Instruction) -> Result<()> {
-        let [d, address] = self.operands(i)?;
-        let count = match i.form.one_of(&["x1", "x2", "x4"]) {
-            Some("x1") => 1,
-            Some("x2") => 2,
-            _ => 4,
-        };
-        let defs = self.vector(d, count, Ty::B32, true)?;
-        let Operand::Address { base: Some(name), offset } = address else {
-            return self.error("ldmatrix takes an address in a register");
-        };
-        let v = match self.lookup(name) {
-            Some(Symbol::Register(v)) if matches!(self.vregs[v as usize].ty.bytes(), 4 | 8) => v,
-            _ => return self.error("ldmatrix takes an address in a register"),
-        };
-        if !i.form.has("shared") && !i.form.has("shared::cta") {
-            return self.error("ldmatrix without .shared (a generic address) is not supported");
-        }
-        // The address as 64 bits with its offset, so that the operation has one form.
-        let wide = if self.vregs[v as usize].bank == Bank::R32 {
-            let t = self.temp(Ty::U64);
-            self.lane(crate::exec::fast::cvt_u64_u32, t, &[v], Class::None);
-            t
-        } else {
-            v
-        };
-        let (t, k) = (self.temp(Ty::U64), self.constant(*offset as u64, Ty::U64));
-        self.lane(crate::exec::fast::add64, t, &[wide, k], Class::None);
-        let transpose = i.form.has("trans");
-        self.emit(Kind::Ldmatrix { count: count as u8, transpose }, defs, vec![t], Class::Tensor);
-        Ok(())
     }
 }

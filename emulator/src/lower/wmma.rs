@@ -4,6 +4,7 @@
 //! 8 rows that make up the matrix, one tile after the other; registers beyond that repeat the first ones.
 
 use super::builder::{Builder, V};
+use super::matrix::{mma_type, shape};
 use super::memory::Place;
 use crate::code::*;
 use crate::error::Result;
@@ -27,17 +28,18 @@ struct Fragment {
 }
 
 impl Fragment {
-    /// Elements in a register.
-    fn packed(self) -> usize {
-        match (self.ty, self.part) {
-            (Ty::F64 | Ty::F32 | Ty::S32 | Ty::TF32, _) => 1,
-            (Ty::S8 | Ty::U8, _) => 4,
-            _ => 2,
+    /// Bits of an element.
+    fn bits(self) -> u32 {
+        match self.ty {
+            Ty::B1 => 1,
+            Ty::S4 | Ty::U4 => 4,
+            ty => 8 * ty.bytes(),
         }
     }
 
-    fn element_bytes(self) -> u32 {
-        if self.ty == Ty::TF32 { 4 } else { self.ty.bytes() }
+    /// Elements in a register.
+    fn packed(self) -> usize {
+        (32 / self.bits()).max(1) as usize
     }
 
     /// The type of a register.
@@ -96,16 +98,6 @@ impl Fragment {
     }
 }
 
-fn shape_of(i: &Instruction) -> [usize; 3] {
-    match i.form.one_of(&["m16n16k16", "m32n8k16", "m8n32k16", "m16n16k8", "m8n8k4"]) {
-        Some("m32n8k16") => [32, 8, 16],
-        Some("m8n32k16") => [8, 32, 16],
-        Some("m16n16k8") => [16, 16, 8],
-        Some("m8n8k4") => [8, 8, 4],
-        _ => [16, 16, 16],
-    }
-}
-
 /// Where the elements of a fragment lie in memory, for one instruction.
 struct Layout {
     fragment: Fragment,
@@ -124,7 +116,7 @@ impl<'a> Builder<'_, 'a> {
             Some("b") => Part::B,
             _ => Part::C,
         };
-        let fragment = Fragment { part, shape: shape_of(i), ty: i.form.types()[0] };
+        let fragment = Fragment { part, shape: shape(i).unwrap_or_default(), ty: i.form.types()[0] };
         let operands = &i.operands;
         if !(2..=3).contains(&operands.len()) {
             return self.error(format!("`{}` takes a fragment, an address and perhaps a stride", i.form));
@@ -178,14 +170,21 @@ impl<'a> Builder<'_, 'a> {
         let (major, minor) = if layout.row_major { (row, column) } else { (column, row) };
         let k = self.constant(major as u64, Ty::U32);
         let elements = self.helper(fast::mad32, &[k, layout.stride, layout.lane]);
-        let bytes = layout.fragment.element_bytes();
-        let size = self.constant(bytes as u64, Ty::U32);
+        let bits = layout.fragment.bits();
+        let elements = match 8 / bits {
+            0 | 1 => elements,
+            several => {
+                let shift = self.constant(several.ilog2() as u64, Ty::U32);
+                self.helper(fast::shr_u32, &[elements, shift])
+            }
+        };
+        let size = self.constant(bits.div_ceil(8) as u64, Ty::U32);
         let wide = self.vregs[layout.place.address as usize].bank == Bank::R64;
         let (make, ty): (fn(_) -> _, Ty) =
             if wide { (fast::mad_wide_u32, Ty::U64) } else { (fast::mad32, Ty::U32) };
         let address = self.temp(ty);
         self.lane(make, address, &[elements, size, layout.place.address], Class::None);
-        let offset = layout.place.offset + minor as i64 * bytes as i64;
+        let offset = layout.place.offset + minor as i64 * bits as i64 / 8;
         Place { address, offset, space: layout.place.space }
     }
 
@@ -209,7 +208,7 @@ impl<'a> Builder<'_, 'a> {
             signed: false,
             address: self.vregs[place.address as usize].bank,
             offset: place.offset,
-            strong: false,
+            strength: Strength::Weak,
             read_only: false,
             used_bytes: u16::MAX,
         });
@@ -229,10 +228,10 @@ impl<'a> Builder<'_, 'a> {
         for e in 0..fragment.packed() {
             let (row, column) = Self::element(fragment, r, e);
             let place = self.wmma_element(layout, row, column);
-            let (op, class) = self.wmma_op(i, &place, fragment.element_bytes(), true);
+            let (op, class) = self.wmma_op(i, &place, fragment.bits() / 8, true);
             let value = self.temp(Ty::U32);
             self.emit(Kind::Load(op), vec![value], vec![place.address], class);
-            let scale = self.constant(1 << (8 * fragment.element_bytes() as u64 * e as u64), Ty::U32);
+            let scale = self.constant(1u64 << (fragment.bits() as u64 * e as u64), Ty::U32);
             sum = self.helper(fast::mad32, &[value, scale, sum]);
         }
         self.lane(fast::mov32, d, &[sum], Class::None);
@@ -242,7 +241,7 @@ impl<'a> Builder<'_, 'a> {
     fn wmma_store(&mut self, i: &Instruction, layout: &Layout, r: usize, v: V) -> Result<()> {
         let fragment = layout.fragment;
         let whole = Self::together(layout);
-        let bytes = if whole { fragment.register().bytes() } else { fragment.element_bytes() };
+        let bytes = if whole { fragment.register().bytes() } else { fragment.bits() / 8 };
         for e in 0..if whole { 1 } else { fragment.packed() } {
             let (row, column) = Self::element(fragment, r, e);
             let place = self.wmma_element(layout, row, column);
@@ -255,60 +254,34 @@ impl<'a> Builder<'_, 'a> {
 
     /// One `mma.sync` for each tile of D.
     pub(super) fn wmma_mma(&mut self, i: &'a Instruction) -> Result<()> {
-        let shape = shape_of(i);
+        let shape = shape(i).unwrap_or_default();
         let [m, n, k] = shape;
         let types = i.form.types();
         let (d_ty, c_ty) = (types[0], types[types.len() - 1]);
         let (a_ty, b_ty) = if types.len() == 2 { (Ty::F16, Ty::F16) } else { (types[1], types[2]) };
-        if d_ty != c_ty {
-            return self.error(format!("`{}`: accumulators of two types are not supported", i.form));
-        }
-        let ty = match a_ty {
-            Ty::F64 => MmaType::F64,
-            Ty::BF16 => MmaType::Bf16,
-            Ty::TF32 => MmaType::Tf32,
-            Ty::F16 => MmaType::F16,
-            _ => MmaType::Int8(a_ty == Ty::S8, b_ty == Ty::S8),
+        let Some(ty) = mma_type(a_ty, b_ty, &i.form.mods) else {
+            return self.error(format!("`{}` cannot multiply {a_ty} by {b_ty}", i.form));
         };
         let fragment = |part, ty| Fragment { part, shape, ty };
-        let (fa, fb, fc) = (fragment(Part::A, a_ty), fragment(Part::B, b_ty), fragment(Part::C, d_ty));
+        let (fa, fb) = (fragment(Part::A, a_ty), fragment(Part::B, b_ty));
+        let (fd, fc) = (fragment(Part::C, d_ty), fragment(Part::C, c_ty));
         let [d, a, b, c] = self.operands(i)?;
-        let d = self.vector(d, fc.registers(), fc.register(), true)?;
+        let d = self.vector(d, fd.registers(), fd.register(), true)?;
         let a = self.vector(a, fa.registers(), fa.register(), false)?;
         let b = self.vector(b, fb.registers(), fb.register(), false)?;
         let c = self.vector(c, fc.registers(), fc.register(), false)?;
-        let mma =
-            Mma { k: k as u8, ty, half_accumulator: d_ty == Ty::F16, satfinite: i.form.has("satfinite") };
-        let (nd, na, nb) = mma.registers();
-        let flat = m == 8 && ty != MmaType::F64;
-        let tile_rows = if m == 8 { 1 } else { m / 16 };
-        for tile in 0..tile_rows * (n / 8) {
+        let rows = m.min(16);
+        let half = [d_ty == Ty::F16, c_ty == Ty::F16];
+        let satfinite = i.form.has("satfinite");
+        let mma = Mma { m: rows as u8, k: k as u16, ty, half, satfinite, sparse: None };
+        let [nd, na, nb, nc] = mma.registers();
+        for tile in 0..m / rows * (n / 8) {
             let (row, column) = (tile / (n / 8), tile % (n / 8));
-            let own_b = &b[column * nb..][..nb];
-            let (own_d, own_a, own_c) = if flat {
-                self.pad_tile(&mma, &d, &a, &c, column)
-            } else {
-                let part = |v: &[V]| v[tile * nd..][..nd].to_vec();
-                (part(&d), a[row * na..][..na].to_vec(), part(&c))
-            };
-            let uses = [&own_a[..], own_b, &own_c].concat();
-            self.emit(Kind::Mma(mma), own_d, uses, Class::Tensor);
-            self.emit_flops((2 * m.min(16) * 8 * k / 32) as u32);
+            let part = |v: &[V], at: usize, n: usize| v[at * n..][..n].to_vec();
+            let uses = [part(&a, row, na), part(&b, column, nb), part(&c, tile, nc)].concat();
+            self.emit(Kind::Mma(mma), part(&d, tile, nd), uses, Class::Tensor);
+            self.emit_flops((2 * rows * 8 * k / 32) as u32);
         }
         Ok(())
-    }
-
-    /// A tile of 8 rows as the upper half of one of 16, whose lower half is zero.
-    fn pad_tile(&mut self, mma: &Mma, d: &[V], a: &[V], c: &[V], tile: usize) -> (Vec<V>, Vec<V>, Vec<V>) {
-        let (nd, na, _) = mma.registers();
-        let zero = self.constant(0, Ty::B32);
-        let own_a = (0..na).map(|r| if r & 1 == 0 { a[r / 2] } else { zero }).collect();
-        let mut own_d = d[tile * nd / 2..][..nd / 2].to_vec();
-        let mut own_c = c[tile * nd / 2..][..nd / 2].to_vec();
-        for _ in 0..nd / 2 {
-            own_d.push(self.temp(Ty::B32));
-            own_c.push(zero);
-        }
-        (own_d, own_a, own_c)
     }
 }

@@ -1,8 +1,8 @@
 //! Memory that the host and kernels share: pinned, registered and managed memory of a driver. Its address is the host's
 //! own, so one pointer serves both.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use super::{Allocation, Bytes, GlobalMemory};
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ impl GlobalMemory {
         Ok(base)
     }
 
-    fn insert(&mut self, allocation: Allocation) {
+    pub(super) fn insert(&mut self, allocation: Allocation) {
         let i = self.live.partition_point(|a| a.base < allocation.base);
         self.live.insert(i, allocation);
     }
@@ -84,6 +84,7 @@ fn host_allocation(base: u64, size: u64, name: &str, data: Bytes) -> Allocation 
         name: name.to_string(),
         read_only: false,
         host: true,
+        mapped: false,
         data,
         written: Bytes::new(0, 0),
         all_written: AtomicBool::new(true),
@@ -99,8 +100,8 @@ impl Bytes {
         let mut owned: Vec<AtomicU64> = Vec::new();
         owned.try_reserve_exact(words).ok()?;
         owned.resize_with(words, AtomicU64::default);
-        let mut owned = owned.into_boxed_slice();
-        let start = owned.as_mut_ptr() as *mut u8;
+        let owned = Arc::new(owned);
+        let start = owned.as_ptr() as *mut u8;
         let skip = start.align_offset(PAGE as usize);
         // SAFETY: the buffer is a page longer than `size`, and the next multiple of a page is less than one away.
         Some(Bytes { start: unsafe { start.add(skip) }, size, _owned: Some(owned) })

@@ -4,11 +4,17 @@
 //! gets some value, as on hardware, never undefined behaviour of the host. Addresses are stable and never reused, so
 //! that a pointer kept after `free` is recognised.
 
+mod bytes;
+mod heap;
 mod host;
+mod mapping;
+
+pub use heap::Heap;
+pub use mapping::Physical;
 
 use std::collections::VecDeque;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use crate::check::global::{LAUNCHES, MAX_BYTES, Shadow};
 use crate::error::{Error, Result};
@@ -29,12 +35,17 @@ pub fn function_address(index: usize) -> u64 {
 /// A shared-memory address in a cluster holds the block's rank plus one from this bit on; the block's own addresses
 /// hold 0 there.
 pub const RANK_SHIFT: u32 = 24;
+/// Bytes of shared memory that a kernel which names them gets for system software (PTX ISA 10.29).
+pub const RESERVED_SHARED: u32 = 1 << 10;
 /// The first global address: where no system puts memory of the host, so that an address tells whose it is.
 const GLOBAL_BASE: u64 = 0x1000_0000_0000;
 /// Unmapped bytes between allocations, at least.
 const GUARD: u64 = 4096;
 /// Alignment of allocations, as the driver's.
 const ALIGN: u64 = 512;
+/// Allocations of this size or more have pages of their own.
+const LARGE: u64 = 1 << 20;
+const PAGE: u64 = 2 << 20;
 /// Freed allocations that reports still know.
 const REMEMBERED: usize = 10_000;
 
@@ -43,7 +54,7 @@ struct Bytes {
     start: *mut u8,
     size: u64,
     /// The buffer behind `start`; None for memory of the host that is only mapped.
-    _owned: Option<Box<[AtomicU64]>>,
+    _owned: Option<Arc<Vec<AtomicU64>>>,
 }
 
 // SAFETY: the bytes are only accessed through atomics.
@@ -53,8 +64,9 @@ unsafe impl Sync for Bytes {}
 
 impl Bytes {
     fn new(size: u64, fill: u64) -> Bytes {
-        let mut owned: Box<[AtomicU64]> = (0..size.div_ceil(8)).map(|_| AtomicU64::new(fill)).collect();
-        Bytes { start: owned.as_mut_ptr() as *mut u8, size, _owned: Some(owned) }
+        let owned: Vec<AtomicU64> = (0..size.div_ceil(8)).map(|_| AtomicU64::new(fill)).collect();
+        let owned = Arc::new(owned);
+        Bytes { start: owned.as_ptr() as *mut u8, size, _owned: Some(owned) }
     }
 
     fn at(&self, offset: u64) -> *mut u8 {
@@ -109,6 +121,8 @@ pub struct Allocation {
     pub read_only: bool,
     /// Memory of the host, at the host's own address.
     pub host: bool,
+    /// A mapping of memory that is counted elsewhere and may outlive it.
+    mapped: bool,
     data: Bytes,
     /// One byte per byte: 1 where written. Empty when all of it is.
     written: Bytes,
@@ -125,6 +139,7 @@ impl Allocation {
             name: name.to_string(),
             read_only,
             host: false,
+            mapped: false,
             // Fresh memory holds NaNs in every format, so that a value read too early shows.
             data: Bytes::new(size, u64::MAX),
             written: Bytes::new(size, 0),
@@ -195,6 +210,7 @@ pub struct GlobalMemory {
     used: u64,
     capacity: u64,
     launches: AtomicU64,
+    heap: Heap,
 }
 
 impl GlobalMemory {
@@ -206,6 +222,7 @@ impl GlobalMemory {
             used: 0,
             capacity,
             launches: AtomicU64::new(0),
+            heap: Heap::default(),
         }
     }
 
@@ -244,9 +261,10 @@ impl GlobalMemory {
         })
     }
 
-    /// The next addresses, never given out again.
+    /// The next addresses, never given out again. Large ranges start at a page, as on hardware, which programs that
+    /// align within their own buffer count on.
     fn take_range(&mut self, size: u64) -> u64 {
-        let base = self.next;
+        let base = self.next.next_multiple_of(if size >= LARGE { PAGE } else { ALIGN });
         self.next = (base + size.max(1) + GUARD).div_ceil(ALIGN) * ALIGN;
         base
     }
@@ -259,7 +277,7 @@ impl GlobalMemory {
         match self.live.binary_search_by_key(&base, |a| a.base) {
             Ok(i) => {
                 let old = self.live.remove(i);
-                if !old.host {
+                if !old.host && !old.mapped {
                     self.used -= old.size.max(1).div_ceil(ALIGN) * ALIGN;
                 }
                 if self.freed.len() == REMEMBERED {
@@ -287,13 +305,28 @@ impl GlobalMemory {
     /// The allocation that holds `address`.
     #[inline]
     pub fn find(&self, address: u64) -> Option<&Allocation> {
+        if address < heap::END {
+            return self.heap.find(address);
+        }
         let i = self.live.partition_point(|a| a.base <= address);
         let allocation = &self.live[i.checked_sub(1)?];
         (address < allocation.base + allocation.size).then_some(allocation)
     }
 
+    /// The memory of `malloc` in kernels.
+    pub fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    pub fn heap_mut(&mut self) -> &mut Heap {
+        &mut self.heap
+    }
+
     /// What lies at or near an address, in words.
     pub fn describe(&self, address: u64) -> String {
+        if Heap::is_address(address) {
+            return self.heap.describe(address);
+        }
         if let Some(a) = self.find(address) {
             return format!("{} bytes into {} ({} B)", address - a.base, a.name, a.size);
         }
@@ -316,6 +349,9 @@ impl GlobalMemory {
 
     fn host_range(&self, address: u64, length: u64) -> Result<&Allocation> {
         match self.find(address) {
+            Some(_) if Heap::is_address(address) => Err(Error::Memory(format!(
+                "{address:#x} is memory of malloc in a kernel, which only kernels access"
+            ))),
             Some(a) if length <= a.base + a.size - address => Ok(a),
             Some(a) => Err(Error::Memory(format!(
                 "{length} B at {address:#x} run past the end of {} ({} B, {} left)",
@@ -327,33 +363,21 @@ impl GlobalMemory {
         }
     }
 
+    /// True for an address that the device has given out, in use or not.
+    pub fn is_of_device(&self, address: u64) -> bool {
+        (GLOBAL_BASE..self.next).contains(&address)
+    }
+
     /// Copies from the host.
     ///
     /// # Errors
-    /// `Error::Memory` when the range does not lie in one allocation.
+    /// `Error::Memory` when the range does not lie in one allocation, or in mappings side by side.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let a = self.host_range(address, bytes.len() as u64)?;
-        let start = address - a.base;
-        if start == 0 && bytes.len() as u64 == a.size {
-            a.all_written.store(true, Relaxed);
-        }
-        let mut at = 0;
-        while at < bytes.len() {
-            let offset = start + at as u64;
-            // SAFETY: the range was checked above; words are stored at multiples of 8 that lie wholly inside it.
-            unsafe {
-                if offset.is_multiple_of(8) && bytes.len() - at >= 8 {
-                    let word: [u8; 8] = bytes[at..at + 8].try_into().unwrap_or_default();
-                    a.store(offset, 8, u64::from_le_bytes(word));
-                    at += 8;
-                } else {
-                    a.store(offset, 1, bytes[at] as u64);
-                    at += 1;
-                }
-            }
+        let mut rest = bytes;
+        for (a, start, length) in self.pieces(address, bytes.len() as u64)? {
+            let (now, later) = rest.split_at(length as usize);
+            a.write(start, now);
+            rest = later;
         }
         Ok(())
     }
@@ -361,26 +385,13 @@ impl GlobalMemory {
     /// Copies to the host; bytes never written are as they are.
     ///
     /// # Errors
-    /// `Error::Memory` when the range does not lie in one allocation.
+    /// As [`GlobalMemory::write`].
     pub fn read(&self, address: u64, out: &mut [u8]) -> Result<()> {
-        if out.is_empty() {
-            return Ok(());
-        }
-        let a = self.host_range(address, out.len() as u64)?;
-        let start = address - a.base;
-        let mut at = 0;
-        while at < out.len() {
-            let offset = start + at as u64;
-            // SAFETY: the range was checked above; words are loaded at multiples of 8 that lie wholly inside it.
-            unsafe {
-                if offset.is_multiple_of(8) && out.len() - at >= 8 {
-                    out[at..at + 8].copy_from_slice(&a.load(offset, 8).to_le_bytes());
-                    at += 8;
-                } else {
-                    out[at] = a.load(offset, 1) as u8;
-                    at += 1;
-                }
-            }
+        let mut rest = out;
+        for (a, start, length) in self.pieces(address, rest.len() as u64)? {
+            let (now, later) = rest.split_at_mut(length as usize);
+            a.read(start, now);
+            rest = later;
         }
         Ok(())
     }
@@ -388,26 +399,21 @@ impl GlobalMemory {
     /// Copies within the device; bytes not written stay so.
     ///
     /// # Errors
-    /// `Error::Memory` when either range does not lie in one allocation.
+    /// As [`GlobalMemory::write`], for either range.
     pub fn copy(&self, to: u64, from: u64, length: u64) -> Result<()> {
-        if length == 0 {
-            return Ok(());
-        }
-        let (a, b) = (self.host_range(from, length)?, self.host_range(to, length)?);
-        let (from, to) = (from - a.base, to - b.base);
-        let backwards = a.base == b.base && to > from;
-        for i in 0..length {
-            let i = if backwards { length - 1 - i } else { i };
-            // SAFETY: both ranges were checked above; single bytes need no alignment.
-            unsafe {
-                if a.is_written(from + i, 1) {
-                    b.store(to + i, 1, a.load(from + i, 1));
-                } else {
-                    b.data.store(to + i, 1, a.load(from + i, 1));
-                    if !b.all_written() {
-                        b.written.store(to + i, 1, 0);
-                    }
-                }
+        let (sources, targets) = (self.pieces(from, length)?, self.pieces(to, length)?);
+        let mut done = 0;
+        let (mut i, mut j, mut at_source, mut at_target) = (0, 0, 0, 0);
+        while done < length {
+            let ((a, from, n), (b, to, m)) = (sources[i], targets[j]);
+            let now = (n - at_source).min(m - at_target);
+            b.copy_from(to + at_target, a, from + at_source, now);
+            (done, at_source, at_target) = (done + now, at_source + now, at_target + now);
+            if at_source == n {
+                (i, at_source) = (i + 1, 0);
+            }
+            if at_target == m {
+                (j, at_target) = (j + 1, 0);
             }
         }
         Ok(())
@@ -427,6 +433,9 @@ mod tests {
         assert_eq!(m.describe(a + 104), "4 B past the end of a (100 B)");
         assert_eq!(m.describe(b - 4), "4 B before b (8 B)");
         assert_eq!(m.describe(0), "a null pointer");
+        let mut large = GlobalMemory::new(4 << 20);
+        large.allocate(8, "small", false).unwrap();
+        assert!(large.allocate(LARGE, "large", false).unwrap().is_multiple_of(PAGE));
         m.free(a).unwrap();
         assert_eq!(m.describe(a + 4), "4 bytes into a (100 B), which has been freed");
         assert!(m.free(a).unwrap_err().to_string().contains("not the start of an allocation"));

@@ -32,6 +32,9 @@ pub enum Ty {
     E5M2x2,
     E4M3,
     E5M2,
+    S4,
+    U4,
+    B1,
 }
 
 impl Ty {
@@ -65,15 +68,18 @@ impl Ty {
             "e5m2x2" => Ty::E5M2x2,
             "e4m3" => Ty::E4M3,
             "e5m2" => Ty::E5M2,
+            "s4" => Ty::S4,
+            "u4" => Ty::U4,
+            "b1" => Ty::B1,
             _ => return None,
         })
     }
 
-    /// Size in bytes; a predicate has none.
+    /// Size in bytes; a predicate has none, and parts of a byte count as one.
     pub fn bytes(self) -> u32 {
         match self {
             Ty::Pred => 0,
-            Ty::B8 | Ty::U8 | Ty::S8 | Ty::E4M3 | Ty::E5M2 => 1,
+            Ty::B8 | Ty::U8 | Ty::S8 | Ty::E4M3 | Ty::E5M2 | Ty::S4 | Ty::U4 | Ty::B1 => 1,
             Ty::B16 | Ty::U16 | Ty::S16 | Ty::F16 | Ty::BF16 | Ty::E4M3x2 | Ty::E5M2x2 => 2,
             Ty::B32
             | Ty::U32
@@ -139,6 +145,8 @@ pub struct Variable {
     pub align: u32,
     pub init: Vec<Init>,
     pub is_extern: bool,
+    /// `.attribute(.managed)`: the host may use it too.
+    pub managed: bool,
     /// A parameter or result of a function that is declared `.reg`.
     pub in_register: bool,
     pub line: u32,
@@ -218,6 +226,8 @@ pub enum Operand {
     F64(u64),
     /// `!p`
     Not(String),
+    /// `-r`
+    Negated(Box<Operand>),
     /// `_`
     Sink,
     /// `{a, b}`

@@ -32,6 +32,7 @@ pub fn parse(text: &str) -> Result<Ast> {
         compounds: HashMap::new(),
         aliases: Vec::new(),
         used_bytes: None,
+        managed: false,
         forms: HashMap::new(),
     };
     parser.module()?;
@@ -52,6 +53,8 @@ struct Parser<'a> {
     aliases: Vec<(String, String)>,
     /// What a pragma says of the next instruction.
     used_bytes: Option<u16>,
+    /// The variable at hand has the attribute `.managed`.
+    managed: bool,
     /// Forms seen before: real files repeat a few.
     forms: HashMap<Vec<&'a str>, table::Decoded>,
 }
@@ -244,9 +247,10 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// `.attribute(.managed)`, `.attribute(.unified(1, 2))`: what the emulator makes nothing of.
-    fn attribute(&mut self) -> Result<()> {
+    /// `.attribute(.managed)`: true; `.attribute(.unified(1, 2))`, which means nothing to the emulator.
+    fn attribute(&mut self) -> Result<bool> {
         self.expect('(')?;
+        let managed = self.dot() == Some("managed");
         let mut open = 1;
         while open > 0 {
             match self.next()? {
@@ -255,7 +259,7 @@ impl<'a> Parser<'a> {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(managed)
     }
 
     fn pragma(&mut self) -> Result<()> {

@@ -1,6 +1,12 @@
 //! Shared by the tests: a device with a module, and typed buffers.
 #![allow(dead_code)] // each test file uses a part
 
+pub mod hopper;
+pub mod words;
+
+use std::path::PathBuf;
+use std::process::Command;
+
 use handloom_emulator::tensormap::{Tiled, encode_tiled};
 use handloom_emulator::{Arg, Device, LaunchConfig, LaunchReport, Loaded, Module, Options};
 
@@ -126,4 +132,50 @@ pub fn tensor_map(
         oob_fill: 0,
     };
     Arg(encode_tiled(&tiled).unwrap().to_vec())
+}
+
+/// A ptxas and a folder for what it reads and writes, removed at the end.
+pub struct Ptxas {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+/// The ptxas that `HANDLOOM_PTXAS`, `CUDA_HOME`, `CUDA_PATH` or `PATH` gives; `name` tells tests apart.
+pub fn ptxas(name: &str) -> Option<Ptxas> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let roots = ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(std::env::var_os);
+    let mut candidates = std::env::var_os("HANDLOOM_PTXAS")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(roots.map(|r| PathBuf::from(r).join("bin/ptxas")))
+        .chain(std::env::split_paths(&path).map(|p| p.join("ptxas")));
+    let program = candidates.find(|p| p.is_file())?;
+    let folder = std::env::temp_dir().join(format!("handloom-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    Some(Ptxas { program, folder })
+}
+
+impl Ptxas {
+    /// Compiles a text for a target.
+    ///
+    /// # Errors
+    /// What ptxas says.
+    pub fn compile(&self, target: &str, text: &str) -> Result<(), String> {
+        let file = self.folder.join("k.ptx");
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(&self.program);
+        command.args([&format!("-arch={target}"), "-O0", "-o"]).arg(self.folder.join("k.cubin")).arg(&file);
+        let output = command.output().unwrap();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+}
+
+impl Drop for Ptxas {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).ok();
+    }
 }

@@ -5,7 +5,7 @@
 use super::{Builder, Symbol, V};
 use crate::code::*;
 use crate::error::Result;
-use crate::memory::function_address;
+use crate::memory::{RESERVED_SHARED, function_address};
 use crate::ptx::ast::*;
 
 /// Special registers that hold nothing here: what a driver or a profiler would put there.
@@ -20,6 +20,11 @@ fn is_zero_special(name: &str) -> bool {
 }
 
 impl<'a> Builder<'_, 'a> {
+    fn reserved_shared(&mut self, byte: u32) -> Fixed {
+        self.kernel.code.reserved_shared = true;
+        Fixed::ReservedShared(byte as u16)
+    }
+
     pub(super) fn check(&self, name: &str, found: Ty, wanted: Ty) -> Result<()> {
         let same_kind = found.is_bits() || wanted.is_bits() || found.is_float() == wanted.is_float();
         if found.bytes() == wanted.bytes() && same_kind {
@@ -213,6 +218,10 @@ impl<'a> Builder<'_, 'a> {
             ("%lanemask_gt", None) => Fixed::LanemaskGt,
             ("%dynamic_smem_size", None) => Fixed::DynamicSharedBytes,
             ("%total_smem_size", None) => Fixed::TotalSharedBytes,
+            ("%reserved_smem_offset_cap", None) => Fixed::Constant(RESERVED_SHARED as u64),
+            ("%reserved_smem_offset_begin" | "%reserved_smem_offset_0", None) => self.reserved_shared(0),
+            ("%reserved_smem_offset_1", None) => self.reserved_shared(RESERVED_SHARED / 2),
+            ("%reserved_smem_offset_end", None) => self.reserved_shared(RESERVED_SHARED),
             ("%envreg1", None) => Fixed::Workspace(true),
             ("%envreg2", None) => Fixed::Workspace(false),
             _ if is_zero_special(name) && component.is_none() => Fixed::Constant(0),

@@ -66,6 +66,10 @@ impl Parser<'_> {
             Token::Punct('-') => match self.next()? {
                 Token::Int(v) => Operand::Int((v as i64).wrapping_neg()),
                 Token::F64(bits) => Operand::F64((-f64::from_bits(bits)).to_bits()),
+                Token::Word(_) => {
+                    self.at -= 1;
+                    Operand::Negated(Box::new(self.operand()?))
+                }
                 token => return self.error(format!("expected a number after `-`, found {token}")),
             },
             Token::Punct('~') => Operand::Int(!self.integer("a number after `~`")?),

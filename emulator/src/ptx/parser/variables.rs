@@ -34,6 +34,7 @@ impl Parser<'_> {
     pub(super) fn variable_type(&mut self) -> Result<((Ty, u32), u32)> {
         let mut align = None;
         let mut lanes = 1;
+        self.managed = false;
         loop {
             let Some(word) = self.dot() else { return self.expected("a type") };
             self.at += 1;
@@ -45,7 +46,7 @@ impl Parser<'_> {
                     }
                     align = Some(a);
                 }
-                "attribute" => self.attribute()?,
+                "attribute" => self.managed |= self.attribute()?,
                 "v2" => lanes = 2,
                 "v4" => lanes = 4,
                 "ptr" | "global" | "const" | "shared" | "local" | "managed" => {}
@@ -106,7 +107,19 @@ impl Parser<'_> {
             }
         }
         let size = if unsized_array { 0 } else { count * ty.0.bytes() as u64 };
-        Ok(Variable { name, space, ty: ty.0, size, align, init, is_extern, in_register: false, line })
+        let managed = self.managed;
+        Ok(Variable {
+            name,
+            space,
+            ty: ty.0,
+            size,
+            align,
+            init,
+            is_extern,
+            managed,
+            in_register: false,
+            line,
+        })
     }
 
     pub(super) fn initialiser(&mut self, ty: Ty, out: &mut Vec<Init>) -> Result<()> {

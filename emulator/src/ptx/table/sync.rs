@@ -1,0 +1,73 @@
+//! Control flow, synchronisation and communication, miscellaneous: PTX ISA 9.7.12, 9.7.13 and 9.7.19.
+
+use super::{Entry, Op};
+
+pub(super) const FORMS: &[Entry] = &[
+    (Op::Bra, "bra {.uni}"),
+    (Op::BrxIdx, "brx .idx {.uni}"),
+    (Op::Call, "call {.uni}"),
+    (Op::Ret, "ret {.uni}"),
+    (Op::Exit, "exit"),
+    // 9.7.13.1 to 9.7.13.4 barriers and fences
+    (Op::Bar, "barrier {.cta} .sync|.arrive {.aligned}"),
+    (Op::Bar, "barrier {.cta} .red .popc {.aligned} .u32"),
+    (Op::Bar, "barrier {.cta} .red .and|.or {.aligned} .pred"),
+    (Op::Bar, "bar {.cta} .sync|.arrive"),
+    (Op::Bar, "bar {.cta} .red .popc .u32"),
+    (Op::Bar, "bar {.cta} .red .and|.or .pred"),
+    (Op::BarWarp, "bar .warp .sync"),
+    (Op::BarrierCluster, "barrier .cluster .arrive {.release|.relaxed} {.aligned} ; sm_90 8.0"),
+    (Op::BarrierCluster, "barrier .cluster .wait {.acquire} {.aligned} ; sm_90 8.0"),
+    (Op::Fence, "membar .cta|.gl|.sys"),
+    (Op::Fence, "fence {.sc|.acq_rel|.acquire|.release} @scope"),
+    (Op::Fence, "fence .acquire .sync_restrict::shared::cluster .cluster ; sm_90 8.6"),
+    (Op::Fence, "fence .release .sync_restrict::shared::cta .cluster ; sm_90 8.6"),
+    (Op::FenceMbarrierInit, "fence .mbarrier_init .release .cluster ; sm_90 8.0"),
+    (
+        Op::FenceProxy,
+        "fence .proxy .async.global|.async.shared::cta|.async.shared::cluster|.async ; sm_90 8.0",
+    ),
+    (
+        Op::FenceProxy,
+        "fence .proxy .async::generic .acquire .sync_restrict::shared::cluster .cluster ; sm_90 8.6",
+    ),
+    (
+        Op::FenceProxy,
+        "fence .proxy .async::generic .release .sync_restrict::shared::cta .cluster ; sm_90 8.6",
+    ),
+    (Op::FenceAlias, "fence|membar .proxy .alias ; 7.5"),
+    (Op::FenceAlias, "fence .proxy .tensormap::generic .release|.acquire @scope ; sm_90 8.3"),
+    // 9.7.13.8 to 9.7.13.14 within a warp and within a grid
+    (Op::Vote, "vote .sync .all|.any|.uni .pred"),
+    (Op::Vote, "vote .sync .ballot .b32"),
+    (Op::Match, "match .any|.all .sync .b32|.b64"),
+    (Op::Activemask, "activemask .b32"),
+    (Op::Redux, "redux .sync .add|.min|.max .u32|.s32"),
+    (Op::Redux, "redux .sync .and|.or|.xor .b32"),
+    (Op::Shfl, "shfl .sync .up|.down|.bfly|.idx .b32"),
+    (Op::Elect, "elect .sync ; sm_90 8.0"),
+    (Op::Griddepcontrol, "griddepcontrol .launch_dependents|.wait ; sm_90"),
+    // 9.7.13.15 mbarriers
+    (Op::MbarrierInit, "mbarrier .init {@cta} .b64"),
+    (Op::MbarrierInval, "mbarrier .inval {@cta} .b64"),
+    (Op::MbarrierArrive, "mbarrier .arrive|.arrive_drop {@cta} .b64"),
+    (Op::MbarrierArrive, "mbarrier .arrive|.arrive_drop .release.cta {@cta} .b64 ; 8.0"),
+    (Op::MbarrierArrive, "mbarrier .arrive|.arrive_drop {.expect_tx} {@arrival} {@cluster} .b64 ; sm_90 8.0"),
+    (Op::MbarrierArrive, "mbarrier .arrive|.arrive_drop {.expect_tx} @relaxed {@cluster} .b64 ; sm_90 8.6"),
+    (Op::MbarrierArrive, "mbarrier .arrive|.arrive_drop .noComplete {@cta} .b64"),
+    (Op::MbarrierArrive, "mbarrier .arrive|.arrive_drop .noComplete .release.cta {@cta} .b64 ; 8.0"),
+    (Op::MbarrierTx, "mbarrier .expect_tx|.complete_tx {@relaxed} {@cluster} .b64 ; sm_90 8.0"),
+    (Op::MbarrierWait, "mbarrier .test_wait {@cta} .b64"),
+    (Op::MbarrierWait, "mbarrier .test_wait .parity {@cta} .b64 ; 7.1"),
+    (Op::MbarrierWait, "mbarrier .test_wait {.parity} .acquire.cta {@cta} .b64 ; 8.0"),
+    (Op::MbarrierWait, "mbarrier .try_wait {.parity} {@cta} .b64 ; sm_90 7.8"),
+    (Op::MbarrierWait, "mbarrier .test_wait|.try_wait {.parity} @wait {@cta} .b64 ; sm_90 8.0"),
+    (Op::MbarrierWait, "mbarrier .test_wait|.try_wait {.parity} @relaxed {@cta} .b64 ; sm_90 8.6"),
+    (Op::MbarrierPending, "mbarrier .pending_count .b64"),
+    (Op::CpAsyncMbarrier, "cp .async .mbarrier .arrive {.noinc} {@cta} .b64"),
+    // 9.7.19 miscellaneous
+    (Op::Trap, "trap"),
+    (Op::Brkpt, "brkpt"),
+    (Op::Nanosleep, "nanosleep .u32"),
+    (Op::SetMaxNReg, "setmaxnreg .inc|.dec .sync .aligned .u32 ; sm_90a"),
+];
