@@ -26,6 +26,8 @@ pub struct Capture {
     thread: ThreadId,
     /// An operation was illegal: only ending the capture is possible.
     invalid: bool,
+    /// The last nodes of streams that had joined it and are gone.
+    gone: Vec<usize>,
 }
 
 thread_local! {
@@ -67,12 +69,14 @@ impl State {
         code
     }
 
-    /// A stream goes: the capture that began in it ends without a graph, one that it has joined is invalid.
+    /// A stream goes: the capture that began in it ends without a graph; one that it has joined must have its work
+    /// joined when it ends.
     pub fn abandon(&mut self, key: usize) {
-        self.spoil(key, SUCCESS);
         let Some(id) = self.streams.get(&key).and_then(|s| s.capture) else { return };
-        if self.captures[&id].origin != key {
-            return;
+        let last = self.streams[&key].last.clone();
+        match self.captures.get_mut(&id) {
+            Some(capture) if capture.origin != key => return capture.gone.extend(last),
+            _ => {}
         }
         for stream in self.streams.values_mut().filter(|s| s.capture == Some(id)) {
             stream.capture = None;
@@ -189,7 +193,10 @@ impl State {
         let graph = graph.unwrap_or_else(|| self.add_graph(Graph::default()));
         let id = self.new_handle() as u64;
         let thread = std::thread::current().id();
-        self.captures.insert(id, Capture { graph, owned, origin: key, mode, thread, invalid: false });
+        self.captures.insert(
+            id,
+            Capture { graph, owned, origin: key, mode, thread, invalid: false, gone: Vec::new() },
+        );
         if let Some(stream) = self.streams.get_mut(&key) {
             (stream.capture, stream.last) = (Some(id), last);
         }
@@ -209,7 +216,7 @@ impl State {
         let (graph, owned, invalid) = (capture.graph, capture.owned, capture.invalid);
         let joined =
             self.graphs.get(&graph).map(|g| g.ancestors(&self.streams[&key].last)).unwrap_or_default();
-        let mut unjoined = false;
+        let mut unjoined = self.captures[&id].gone.iter().any(|node| !joined.contains(node));
         for stream in self.streams.values_mut().filter(|s| s.capture == Some(id)) {
             unjoined |= stream.last.iter().any(|node| !joined.contains(node));
             stream.capture = None;

@@ -4,17 +4,30 @@ use std::ffi::{c_int, c_uint};
 
 use crate::device::{VERSION, check_device};
 use crate::errors::*;
-use crate::ffi::Out;
+use crate::ffi::{In, Out};
 use crate::state::*;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDevicePrimaryCtxRetain(out: Out<usize>, device: c_int) -> Code {
-    code(state().and_then(|_| check_device(device)).and_then(|_| out.put(PRIMARY)))
+    code(state().and_then(|mut s| {
+        check_device(device)?;
+        out.put(PRIMARY)?;
+        s.retained += 1;
+        Ok(())
+    }))
 }
 
+/// The last release destroys the context.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> Code {
-    code(state().and_then(|_| check_device(device)))
+    code(state().and_then(|mut s| {
+        check_device(device)?;
+        s.retained = s.retained.checked_sub(1).ok_or(ERROR_INVALID_CONTEXT)?;
+        if s.retained == 0 {
+            s.reset();
+        }
+        Ok(())
+    }))
 }
 
 /// Frees what the context holds, and forgets a failed launch.
@@ -41,7 +54,7 @@ pub extern "C" fn cuDevicePrimaryCtxGetState(device: c_int, flags: Out<c_uint>, 
     code(state().and_then(|mut s| {
         check_device(device)?;
         flags.put(s.contexts.entry(PRIMARY).or_default().flags)?;
-        active.put(1)
+        active.put((s.retained > 0) as c_int)
     }))
 }
 
@@ -73,9 +86,31 @@ pub extern "C" fn cuCtxCreate_v3(
     if count != 0 { ERROR_UNSUPPORTED_EXEC_AFFINITY } else { create_context(out, flags, device) }
 }
 
+/// CUctxCreateParams: execution affinities, and sharing with a graphics context.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CreateParams {
+    affinities: usize,
+    affinity_count: c_int,
+    graphics: usize,
+}
+
 #[unsafe(no_mangle)]
-pub extern "C" fn cuCtxCreate_v4(out: Out<usize>, params: Handle, flags: c_uint, device: c_int) -> Code {
-    if !params.is_null() { ERROR_UNSUPPORTED_EXEC_AFFINITY } else { create_context(out, flags, device) }
+pub extern "C" fn cuCtxCreate_v4(
+    out: Out<usize>,
+    params: In<CreateParams>,
+    flags: c_uint,
+    device: c_int,
+) -> Code {
+    match params.get() {
+        Ok(p) if p.affinity_count != 0 => ERROR_UNSUPPORTED_EXEC_AFFINITY,
+        Ok(p) if p.graphics != 0 => {
+            say_once("CUctxCigParam", "contexts that share the device with graphics are not supported");
+            ERROR_NOT_SUPPORTED
+        }
+        // Absent, or empty.
+        _ => create_context(out, flags, device),
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -135,10 +170,35 @@ pub extern "C" fn cuCtxGetDevice(out: Out<c_int>) -> Code {
     code(working().and_then(|_| out.put(0)))
 }
 
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxGetDevice_v2(out: Out<c_int>, context: Handle) -> Code {
+    if context.is_null() {
+        return cuCtxGetDevice(out);
+    }
+    code(state().and_then(|s| known(&s, context).and_then(|_| out.put(0))))
+}
+
 /// Work is done when it is submitted: there is nothing to wait for. Unused memory of the pools goes back.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSynchronize() -> Code {
     code(working().and_then(|mut s| {
+        s.may_wait()?;
+        s.release_pools();
+        Ok(())
+    }))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuCtxSynchronize_v2(context: Handle) -> Code {
+    if context.is_null() {
+        return cuCtxSynchronize();
+    }
+    code(state().and_then(|mut s| {
+        let handle = known(&s, context)?;
+        match s.contexts.get(&handle).map_or(ERROR_INVALID_CONTEXT, |c| c.failed) {
+            SUCCESS => {}
+            failed => return Err(failed),
+        }
         s.may_wait()?;
         s.release_pools();
         Ok(())
@@ -196,12 +256,21 @@ pub extern "C" fn cuCtxGetCacheConfig(out: Out<c_uint>) -> Code {
 /// CUlimit: stack, printf buffer, heap, two of dynamic parallelism, L2 fetch granularity, persisting L2, and others.
 const LIMITS: std::ops::Range<u32> = 0..9;
 
-/// Kept and given back; the stack's size is the emulator's option `stack`.
+/// Of a thread's stack, and of the heap of `malloc` in kernels.
+const STACK: u32 = 0;
+const HEAP: u32 = 2;
+
+/// The stack and the heap are as large as it says; the others are kept and given back.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSetLimit(limit: c_uint, value: usize) -> Code {
     code(working().and_then(|mut s| {
         if !LIMITS.contains(&limit) {
             return Err(ERROR_UNSUPPORTED_LIMIT);
+        }
+        match limit {
+            STACK => s.device.set_stack(value.min(1 << 20) as u32),
+            HEAP => s.device.memory_mut().heap_mut().set_limit(value as u64),
+            _ => {}
         }
         s.context()?.limits.insert(limit, value);
         Ok(())
@@ -212,9 +281,9 @@ pub extern "C" fn cuCtxSetLimit(limit: c_uint, value: usize) -> Code {
 pub extern "C" fn cuCtxGetLimit(out: Out<usize>, limit: c_uint) -> Code {
     code(working().and_then(|mut s| {
         let own = match limit {
-            0 => s.device.options().stack_bytes as usize,
+            STACK => return out.put(s.device.options().stack_bytes as usize),
+            HEAP => return out.put(s.device.memory().heap().limit() as usize),
             1 => 1 << 20, // printf: there is no limit; hardware's default
-            2 => 8 << 20, // heap of malloc in kernels
             5 => 64,      // bytes fetched into L2
             l if LIMITS.contains(&l) => 0,
             _ => return Err(ERROR_UNSUPPORTED_LIMIT),

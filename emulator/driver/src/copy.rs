@@ -1,6 +1,4 @@
-//! Copies and fills: up to three dimensions, between and within the host and the device.
-
-use std::ffi::c_uint;
+//! Copies: up to three dimensions, between and within the host and the device.
 
 use handloom_emulator::Error;
 
@@ -34,29 +32,20 @@ pub struct Copy3 {
     pub depth: usize,
 }
 
-/// `height` rows of `width` elements.
-#[derive(Clone, Copy, PartialEq)]
-pub struct Fill {
-    pub address: u64,
-    pub pitch: usize,
-    pub value: u32,
-    pub element: usize,
-    pub width: usize,
-    pub height: usize,
-}
-
-fn bad(e: Error) -> Code {
+pub fn bad(e: Error) -> Code {
     refuse(ERROR_INVALID_VALUE, e)
 }
 
 /// The range lies in one allocation of the device.
-fn in_allocation(s: &State, address: u64, bytes: u64) -> Result<(), Code> {
+pub fn in_allocation(s: &State, address: u64, bytes: u64) -> Result<(), Code> {
     match s.device.memory().find(address) {
-        Some(a) if bytes <= a.base + a.size - address => Ok(()),
+        Some(_) if s.device.memory().holds(address, bytes) => Ok(()),
         Some(_) => Err(bad(Error::Memory(format!(
             "{bytes} B at {address:#x} run past the end: it is {}",
             s.device.memory().describe(address)
         )))),
+        // What a node will allocate is not there yet when a copy of it is captured.
+        None if s.will_be_allocated(address, bytes) => Ok(()),
         None => Err(bad(Error::Memory(format!(
             "{bytes} B at {address:#x}: {}",
             s.device.memory().describe(address)
@@ -149,42 +138,12 @@ fn row(s: &State, from: Place, source: usize, to: Place, target: usize, width: u
     }
 }
 
-impl Fill {
-    pub fn check(&self, s: &State) -> Result<(), Code> {
-        let aligned = self.address.is_multiple_of(self.element as u64)
-            && (self.height <= 1 || self.pitch.is_multiple_of(self.element));
-        if !matches!(self.element, 1 | 2 | 4) || !aligned {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        if self.width == 0 || self.height == 0 {
-            return Ok(());
-        }
-        let row = self.element.checked_mul(self.width).ok_or(ERROR_INVALID_VALUE)?;
-        if self.height > 1 && self.pitch < row {
-            return Err(ERROR_INVALID_VALUE);
-        }
-        let rows = self.pitch.checked_mul(self.height - 1).and_then(|r| r.checked_add(row));
-        in_allocation(s, self.address, rows.ok_or(ERROR_INVALID_VALUE)? as u64)
-    }
-
-    pub fn run(&self, s: &State) -> Result<(), Code> {
-        self.check(s)?;
-        if self.width == 0 {
-            return Ok(());
-        }
-        let row = self.value.to_le_bytes()[..self.element].repeat(self.width);
-        for y in 0..self.height {
-            s.device.write(self.address + (y * self.pitch) as u64, &row).map_err(bad)?;
-        }
-        Ok(())
-    }
-}
-
-/// Whose an address is, for calls that take either kind.
+/// Whose an address is, for calls that take either kind. One that the device has taken back is still the device's.
 pub fn place(s: &State, address: u64) -> Place {
-    match s.device.memory().find(address) {
-        Some(_) => Place::Device(address),
-        None => Place::Host(address as usize),
+    let memory = s.device.memory();
+    match memory.is_of_device(address) || memory.find(address).is_some() {
+        true => Place::Device(address),
+        false => Place::Host(address as usize),
     }
 }
 
@@ -207,7 +166,7 @@ fn anywhere(to: u64, from: u64, bytes: usize) -> Result<Op, Code> {
     Ok(Op::Copy(Copy3::line(place(&s, to), place(&s, from), bytes)))
 }
 
-fn in_stream(stream: Handle, op: Op) -> Code {
+pub fn in_stream(stream: Handle, op: Op) -> Code {
     code(working().and_then(|s| submit(s, stream, op)))
 }
 
@@ -447,113 +406,4 @@ pub extern "C" fn cuMemcpy3D_v2(copy: In<Memcpy3>) -> Code {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpy3DAsync_v2(copy: In<Memcpy3>, stream: Handle) -> Code {
     code(copy.get().and_then(structured).and_then(|op| submit(working()?, stream, op)))
-}
-
-// fills -----------------------------------------------------------------------------------------------------------
-
-fn fill(address: u64, value: u32, element: usize, width: usize) -> Op {
-    Op::Fill(Fill { address, pitch: 0, value, element, width, height: 1 })
-}
-
-fn fill2(address: u64, pitch: usize, value: u32, element: usize, width: usize, height: usize) -> Op {
-    Op::Fill(Fill { address, pitch, value, element, width, height })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD8_v2(address: u64, value: u8, count: usize) -> Code {
-    code(run_and_wait(fill(address, value as u32, 1, count)))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD16_v2(address: u64, value: u16, count: usize) -> Code {
-    code(run_and_wait(fill(address, value as u32, 2, count)))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD32_v2(address: u64, value: c_uint, count: usize) -> Code {
-    code(run_and_wait(fill(address, value, 4, count)))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD8Async(address: u64, value: u8, count: usize, stream: Handle) -> Code {
-    in_stream(stream, fill(address, value as u32, 1, count))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD16Async(address: u64, value: u16, count: usize, stream: Handle) -> Code {
-    in_stream(stream, fill(address, value as u32, 2, count))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD32Async(address: u64, value: c_uint, count: usize, stream: Handle) -> Code {
-    in_stream(stream, fill(address, value, 4, count))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD2D8_v2(
-    address: u64,
-    pitch: usize,
-    value: u8,
-    width: usize,
-    height: usize,
-) -> Code {
-    code(run_and_wait(fill2(address, pitch, value as u32, 1, width, height)))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD2D16_v2(
-    address: u64,
-    pitch: usize,
-    value: u16,
-    width: usize,
-    height: usize,
-) -> Code {
-    code(run_and_wait(fill2(address, pitch, value as u32, 2, width, height)))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD2D32_v2(
-    address: u64,
-    pitch: usize,
-    value: u32,
-    width: usize,
-    height: usize,
-) -> Code {
-    code(run_and_wait(fill2(address, pitch, value, 4, width, height)))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD2D8Async(
-    address: u64,
-    pitch: usize,
-    value: u8,
-    width: usize,
-    height: usize,
-    stream: Handle,
-) -> Code {
-    in_stream(stream, fill2(address, pitch, value as u32, 1, width, height))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD2D16Async(
-    address: u64,
-    pitch: usize,
-    value: u16,
-    width: usize,
-    height: usize,
-    stream: Handle,
-) -> Code {
-    in_stream(stream, fill2(address, pitch, value as u32, 2, width, height))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD2D32Async(
-    address: u64,
-    pitch: usize,
-    value: u32,
-    width: usize,
-    height: usize,
-    stream: Handle,
-) -> Code {
-    in_stream(stream, fill2(address, pitch, value, 4, width, height))
 }

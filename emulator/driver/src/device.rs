@@ -135,11 +135,13 @@ pub fn attribute(arch: &Arch, attribute: c_int) -> Option<u32> {
         78..=80 => 1, // priorities, L1 for global and local memory
         81 => arch.shared_per_sm,
         82 => arch.registers_per_sm,
-        83 => 1, // managed memory
-        87 => 2, // f32 to f64 rate
-        90 => 1, // preemption
-        91 => 1, // registered memory has one address
-        95 => 1, // cooperative launch
+        83 | 89 => 1,             // managed memory, which the host may use at any time
+        87 => 2,                  // f32 to f64 rate
+        90 => 1,                  // preemption
+        91 => 1,                  // registered memory has one address
+        92..=94 | 122 | 123 => 1, // streams write words and wait for them
+        98 | 102 => 1,            // writes of others are seen; virtual memory
+        95 => 1,                  // cooperative launch
         97 => arch.shared_per_block_optin,
         99 => 1, // registering host memory
         106 => arch.max_blocks_per_sm,
@@ -156,24 +158,24 @@ pub fn attribute(arch: &Arch, attribute: c_int) -> Option<u32> {
         } // memory synchronisation domains
         130 => 0,
         131 | 134 => u32::MAX, // no NUMA node
-        // Textures, surfaces, managed memory moved on demand, virtual memory, sharing with other processes and devices,
-        // memory operations of streams.
+        // Textures, surfaces, pageable memory, sharing with other processes and devices.
         21..=29
         | 42..=50
         | 52..=74
         | 77
         | 84..=86
         | 88
-        | 89
-        | 92..=94
         | 96
-        | 98
-        | 100..=105
+        | 100
+        | 101
+        | 103..=105
         | 107..=110
         | 112
         | 114
         | 116..=119
-        | 121..=125
+        | 121
+        | 124
+        | 125
         | 128
         | 129
         | 132
@@ -256,7 +258,7 @@ pub extern "C" fn cuDeviceGetGraphMemAttribute(device: c_int, attribute: c_int, 
     code(state().and_then(|s| {
         check_device(device)?;
         let m = s.device.memory();
-        let live = s.graph_allocations.iter().filter_map(|&a| m.find(a)).map(|a| a.size).sum();
+        let live = s.graph_allocations.keys().filter_map(|&a| m.find(a)).map(|a| a.size).sum();
         match attribute {
             0 | 2 => out.put(live),
             1 | 3 => Err(refuse(ERROR_NOT_SUPPORTED, "the most memory that graphs have used is not counted")),

@@ -144,9 +144,16 @@ pub fn of_finding(kind: FindingKind) -> Code {
         FindingKind::WrongSpace => ERROR_INVALID_ADDRESS_SPACE,
         FindingKind::AssertFailed => ERROR_ASSERT,
         FindingKind::StackOverflow => ERROR_HARDWARE_STACK_ERROR,
+        FindingKind::IllegalCall => ERROR_INVALID_PC,
+        FindingKind::CopyMisuse => ERROR_ILLEGAL_INSTRUCTION,
         FindingKind::Deadlock | FindingKind::Endless => ERROR_LAUNCH_TIMEOUT,
         _ => ERROR_LAUNCH_FAILED,
     }
+}
+
+/// True for what fails a launch on hardware too.
+pub fn hardware_sees(kind: FindingKind) -> bool {
+    of_finding(kind) != ERROR_LAUNCH_FAILED || matches!(kind, FindingKind::Trap | FindingKind::HeapMisuse)
 }
 
 #[unsafe(no_mangle)]

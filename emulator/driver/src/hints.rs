@@ -11,17 +11,89 @@ use crate::pools::Location;
 use crate::state::*;
 
 /// The range is managed memory.
-fn managed(s: &State, address: u64, bytes: usize) -> Result<(), Code> {
+pub fn managed(s: &State, address: u64, bytes: usize) -> Result<(), Code> {
     let memory = s.host_memory_at(address).ok_or(ERROR_INVALID_VALUE)?;
     let inside = address + bytes as u64 <= memory.address + memory.bytes;
     if inside && memory.kind == crate::host_memory::Kind::Managed { Ok(()) } else { Err(ERROR_INVALID_VALUE) }
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemAdvise_v2(address: u64, bytes: usize, advice: c_uint, _location: Location) -> Code {
-    code(working().and_then(|s| match (1..=6).contains(&advice) {
-        true => managed(&s, address, bytes),
-        false => Err(ERROR_INVALID_VALUE),
+pub extern "C" fn cuMemAdvise_v2(address: u64, bytes: usize, advice: c_uint, location: Location) -> Code {
+    code(working().and_then(|mut s| {
+        managed(&s, address, bytes)?;
+        let kept = &mut s.host_memory_at_mut(address).ok_or(ERROR_INVALID_VALUE)?.advice;
+        match advice {
+            1 | 2 => kept.read_mostly = advice == 1,
+            3 => kept.preferred = Some(location),
+            4 => kept.preferred = None,
+            5 => kept.accessed_by = Some(location),
+            6 => kept.accessed_by = None,
+            _ => return Err(ERROR_INVALID_VALUE),
+        }
+        Ok(())
+    }))
+}
+
+/// What advice and prefetching have said of a range, which nothing here follows. Kept for a whole allocation.
+fn range_attribute(
+    s: &State,
+    out: Out<c_int>,
+    bytes: usize,
+    attribute: c_uint,
+    address: u64,
+) -> Result<(), Code> {
+    const NOWHERE: c_int = -2; // CU_DEVICE_INVALID
+    let advice = &s.host_memory_at(address).ok_or(ERROR_INVALID_VALUE)?.advice;
+    let device = |l: Option<Location>| l.map_or(NOWHERE, |l| if l.kind == 1 { l.id } else { -1 });
+    let words = bytes / 4;
+    if words == 0 || !bytes.is_multiple_of(4) || attribute != 3 && words != 1 {
+        return Err(ERROR_INVALID_VALUE);
+    }
+    match attribute {
+        1 => out.put(advice.read_mostly as c_int),
+        2 => out.put(device(advice.preferred)),
+        3 => {
+            out.put(device(advice.accessed_by))?;
+            (1..words).try_for_each(|i| out.put_at(i, NOWHERE))
+        }
+        4 => out.put(device(advice.prefetched)),
+        5 => out.put(advice.preferred.map_or(0, |l| l.kind)),
+        6 => out.put(advice.preferred.map_or(0, |l| l.id)),
+        7 => out.put(advice.prefetched.map_or(0, |l| l.kind)),
+        8 => out.put(advice.prefetched.map_or(0, |l| l.id)),
+        _ => Err(ERROR_INVALID_VALUE),
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemRangeGetAttribute(
+    out: Out<c_int>,
+    size: usize,
+    attribute: c_uint,
+    address: u64,
+    bytes: usize,
+) -> Code {
+    code(working().and_then(|s| {
+        managed(&s, address, bytes)?;
+        range_attribute(&s, out, size, attribute, address)
+    }))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemRangeGetAttributes(
+    outs: In<usize>,
+    sizes: In<usize>,
+    attributes: In<c_uint>,
+    count: usize,
+    address: u64,
+    bytes: usize,
+) -> Code {
+    code(working().and_then(|s| {
+        managed(&s, address, bytes)?;
+        (0..count).try_for_each(|i| {
+            let out = Out::at(outs.get_at(i)?);
+            range_attribute(&s, out, sizes.get_at(i)?, attributes.get_at(i)?, address)
+        })
     }))
 }
 
@@ -29,13 +101,18 @@ pub extern "C" fn cuMemAdvise_v2(address: u64, bytes: usize, advice: c_uint, _lo
 pub extern "C" fn cuMemPrefetchAsync_v2(
     address: u64,
     bytes: usize,
-    _location: Location,
+    location: Location,
     flags: c_uint,
     stream: Handle,
 ) -> Code {
     code(working().and_then(|mut s| {
         s.stream(stream)?;
-        if flags != 0 { Err(ERROR_INVALID_VALUE) } else { managed(&s, address, bytes) }
+        if flags != 0 {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        managed(&s, address, bytes)?;
+        s.host_memory_at_mut(address).ok_or(ERROR_INVALID_VALUE)?.advice.prefetched = Some(location);
+        Ok(())
     }))
 }
 

@@ -4,6 +4,7 @@ use std::ffi::c_uint;
 
 use crate::errors::*;
 use crate::ffi::Out;
+use crate::pools::Location;
 use crate::state::*;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -13,15 +14,29 @@ pub enum Kind {
     Managed,
 }
 
+/// What a program has said of managed memory.
+#[derive(Default)]
+pub struct Advice {
+    pub read_mostly: bool,
+    pub preferred: Option<Location>,
+    pub accessed_by: Option<Location>,
+    pub prefetched: Option<Location>,
+}
+
 pub struct HostMemory {
     pub kind: Kind,
     /// As the caller gave it; the table's key may lie a few bytes before.
     pub address: u64,
     pub bytes: u64,
     pub flags: u32,
+    pub advice: Advice,
 }
 
 impl HostMemory {
+    fn new(kind: Kind, address: u64, bytes: usize, flags: u32) -> HostMemory {
+        HostMemory { kind, address, bytes: bytes as u64, flags, advice: Advice::default() }
+    }
+
     pub fn contains(&self, address: u64) -> bool {
         (self.address..self.address + self.bytes).contains(&address)
     }
@@ -38,8 +53,13 @@ impl State {
         };
         let address = self.device.memory_mut().allocate_host(bytes as u64, &name);
         let address = address.map_err(|e| refuse(ERROR_OUT_OF_MEMORY, e))?;
-        self.host_memory.insert(address, HostMemory { kind, address, bytes: bytes as u64, flags });
+        self.host_memory.insert(address, HostMemory::new(kind, address, bytes, flags));
         Ok(address)
+    }
+
+    /// A module's variable that the host may use too.
+    pub fn add_managed_variable(&mut self, address: u64, bytes: u64) {
+        self.host_memory.insert(address, HostMemory::new(Kind::Managed, address, bytes as usize, 1));
     }
 
     /// Removes memory of one kind.
@@ -48,6 +68,10 @@ impl State {
         let base = found.map(|(&base, _)| base).ok_or(otherwise)?;
         self.host_memory.remove(&base);
         self.device.free(base).map_err(|e| refuse(otherwise, e))
+    }
+
+    pub fn host_memory_at_mut(&mut self, address: u64) -> Option<&mut HostMemory> {
+        self.host_memory.values_mut().find(|m| m.contains(address))
     }
 
     pub fn host_memory_at(&self, address: u64) -> Option<&HostMemory> {
@@ -105,8 +129,7 @@ pub extern "C" fn cuMemHostRegister_v2(address: u64, bytes: usize, flags: c_uint
         // SAFETY: the caller promises that the range stays valid until it is unregistered, by the API's contract.
         let base = unsafe { s.device.memory_mut().map_host(address, bytes as u64, "registered memory") };
         let base = base.map_err(|e| refuse(ERROR_HOST_MEMORY_ALREADY_REGISTERED, e))?;
-        let memory = HostMemory { kind: Kind::Registered, address, bytes: bytes as u64, flags };
-        s.host_memory.insert(base, memory);
+        s.host_memory.insert(base, HostMemory::new(Kind::Registered, address, bytes, flags));
         Ok(())
     }))
 }

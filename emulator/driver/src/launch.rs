@@ -115,6 +115,7 @@ impl Launch {
 
     /// Runs the kernel to its end. A finding gives the code that hardware would, and the context keeps it.
     pub fn run(&self, s: &mut State) -> Result<(), Code> {
+        s.device.memory_mut().heap_mut().sweep();
         let f = s.functions.get(&self.function).ok_or(ERROR_INVALID_HANDLE)?;
         let (name, loaded) = (f.name.as_str(), s.modules.get(&f.module).ok_or(ERROR_INVALID_HANDLE)?);
         let report = match self.shape.cooperative {
@@ -124,7 +125,8 @@ impl Launch {
         let report = report.map_err(|e| refuse(ERROR_INVALID_VALUE, e))?;
         print!("{}", report.printed);
         let _ = std::io::stdout().flush(); // a closed standard output is not the kernel's fault
-        let failed = match report.findings.first() {
+        let hardware = s.configuration.hardware_errors;
+        let failed = match report.findings.iter().find(|f| !hardware || hardware_sees(f.kind)) {
             Some(f) => of_finding(f.kind),
             None if report.stopped => ERROR_LAUNCH_FAILED,
             None => SUCCESS,
@@ -177,7 +179,7 @@ fn record(s: &State, kernel: &str, report: &LaunchReport) {
     for finding in &report.findings {
         eprintln!("emulator: {finding}");
     }
-    let Some(path) = &s.report else { return };
+    let Some(path) = &s.configuration.report else { return };
     let findings: Vec<String> = report.findings.iter().map(|f| quoted(&f.to_string())).collect();
     let line = format!(
         "{{\"kernel\":{},\"findings\":[{}],\"counters\":{}}}\n",

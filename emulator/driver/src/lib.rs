@@ -13,29 +13,36 @@
 #![allow(non_snake_case)] // the names are the API's
 #![allow(improper_ctypes_definitions)] // [u8; 16] of a UUID is behind a pointer
 
+mod batches;
 mod capture;
 mod context;
 mod copy;
 mod device;
 mod errors;
 mod events;
+mod export_tables;
 mod ffi;
+mod fills;
 mod functions;
 mod graph;
 mod hints;
 mod host_memory;
+mod image;
 mod launch;
 mod library;
 mod linker;
 mod memory;
 mod modules;
 mod occupancy;
+mod older_forms;
 mod ops;
 mod per_thread;
 mod pointers;
 mod pools;
 mod procs;
 mod state;
+mod stream_values;
 mod streams;
 mod tensormap;
 mod unsupported;
+mod virtual_memory;

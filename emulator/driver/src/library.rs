@@ -18,7 +18,10 @@ pub extern "C" fn cuLibraryLoadData(
     _library_values: In<usize>,
     _library_count: c_uint,
 ) -> Code {
-    cuModuleLoadDataEx(out, image, count, options, values)
+    code(out.required().and_then(|_| {
+        let jit = JitOptions::read(count, options, values)?;
+        out.put(load_image(image, Owner::Library, &jit)?)
+    }))
 }
 
 #[unsafe(no_mangle)]
@@ -34,7 +37,7 @@ pub extern "C" fn cuLibraryLoadFromFile(
 ) -> Code {
     code(out.required().and_then(|_| {
         let jit = JitOptions::read(count, options, values)?;
-        out.put(load_file(path, &jit)?)
+        out.put(load_file(path, Owner::Library, &jit)?)
     }))
 }
 
@@ -76,16 +79,22 @@ pub extern "C" fn cuLibraryGetGlobal(
     cuModuleGetGlobal_v2(address, size, library, name)
 }
 
-/// Managed variables are plain variables of the device, which the host cannot reach: there are none.
+/// A variable that the host may use too, at the same address.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuLibraryGetManaged(
-    _address: Out<u64>,
-    _size: Out<usize>,
+    address: Out<u64>,
+    size: Out<usize>,
     library: Handle,
-    _name: Text,
+    name: Text,
 ) -> Code {
-    code(working().and_then(|s| match s.modules.contains_key(&(library as usize)) {
-        true => Err(ERROR_NOT_FOUND),
-        false => Err(ERROR_INVALID_HANDLE),
+    code(state().and_then(|s| {
+        let loaded = s.modules.get(&(library as usize)).ok_or(ERROR_INVALID_HANDLE)?;
+        let (at, bytes) = loaded.variable(&name.get()?).ok_or(ERROR_NOT_FOUND)?;
+        if !loaded.managed().any(|(own, _)| own == at) {
+            return Err(ERROR_NOT_FOUND);
+        }
+        address.put_if_wanted(at);
+        size.put_if_wanted(bytes as usize);
+        Ok(())
     }))
 }

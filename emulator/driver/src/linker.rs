@@ -4,11 +4,16 @@ use std::ffi::{c_uint, c_void};
 
 use crate::errors::*;
 use crate::ffi::{In, Out, Text};
+use crate::image::{Failure, image_of_bytes};
 use crate::modules::*;
 use crate::state::*;
 
-/// CUjitInputType of PTX.
-const PTX: c_uint = 1;
+/// CUjitInputType: a cubin, PTX, a fat binary; those after them are objects, libraries and LLVM's code.
+const LAST_IMAGE: c_uint = 2;
+const LIBRARY: c_uint = 4;
+
+/// The functions of this library that programs call are the emulator's own.
+const DEVICE_RUNTIME: &str = "libcudadevrt.a";
 
 pub struct Link {
     parts: Vec<(String, String)>,
@@ -37,11 +42,19 @@ pub extern "C" fn cuLinkCreate_v2(
     }))
 }
 
+fn text_of(bytes: &[u8]) -> Result<String, Failure> {
+    let arch = state().map_err(|code| (code, String::new()))?.device.options().arch;
+    image_of_bytes(bytes, arch)
+}
+
 fn add(link: Handle, kind: c_uint, text: Result<String, Failure>, name: String) -> Code {
     code(working().and_then(|mut s| {
         let link = link_of(&mut s, link)?;
-        if kind != PTX {
-            let message = format!("{name}: the linker takes PTX, this is input of type {kind}");
+        if kind == LIBRARY && name.ends_with(DEVICE_RUNTIME) {
+            return Ok(());
+        }
+        if kind > LAST_IMAGE {
+            let message = format!("{name}: the linker takes what holds PTX, this is input of type {kind}");
             return Err(report((ERROR_NOT_SUPPORTED, message), &link.jit));
         }
         let text = text.map_err(|failure| report(failure, &link.jit))?;
@@ -64,11 +77,8 @@ pub extern "C" fn cuLinkAddData_v2(
     _options: In<c_uint>,
     _values: In<usize>,
 ) -> Code {
-    let text = data.bytes(size).map_err(|code| (code, "there is no data".to_string())).and_then(|bytes| {
-        let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
-        let not_text = |_| (ERROR_INVALID_PTX, "the PTX is not text".to_string());
-        std::str::from_utf8(&bytes[..end]).map(str::to_string).map_err(not_text)
-    });
+    let bytes = data.bytes(size).map_err(|code| (code, "there is no data".to_string()));
+    let text = bytes.and_then(text_of);
     add(link, kind, text, name.get().unwrap_or_else(|_| "<unnamed>".to_string()))
 }
 
@@ -85,7 +95,8 @@ pub extern "C" fn cuLinkAddFile_v2(
         Ok(path) => path,
         Err(code) => return code,
     };
-    let text = std::fs::read_to_string(&path).map_err(|e| (ERROR_FILE_NOT_FOUND, format!("{path}: {e}")));
+    let bytes = std::fs::read(&path).map_err(|e| (ERROR_FILE_NOT_FOUND, format!("{path}: {e}")));
+    let text = bytes.and_then(|bytes| text_of(&bytes));
     add(link, kind, text, path)
 }
 

@@ -1,4 +1,4 @@
-//! Modules from PTX: loading, what they hold, and the logs of doing so.
+//! Modules: loading, what they hold, and the logs of doing so.
 
 use std::ffi::{c_char, c_uint};
 
@@ -6,17 +6,21 @@ use handloom_emulator::Module;
 
 use crate::errors::*;
 use crate::ffi::{In, Out, Text};
+use crate::image::{Failure, image_of_bytes, image_text};
 use crate::state::*;
-
-/// Why an image is no module: a code, and a sentence for the log.
-pub type Failure = (Code, String);
 
 /// CUjit_option: buffers for messages and errors, and their sizes.
 const INFO_LOG: c_uint = 3;
 const INFO_LOG_SIZE: c_uint = 4;
 const ERROR_LOG: c_uint = 5;
 const ERROR_LOG_SIZE: c_uint = 6;
+const OPT_LEVEL: c_uint = 7;
 const VERBOSE: c_uint = 12;
+/// Addresses of the host for symbols that the PTX leaves open.
+const SYMBOL_NAMES: c_uint = 17;
+const SYMBOL_COUNT: c_uint = 19;
+/// The first number that is no option.
+const OPTION_COUNT: c_uint = 36;
 
 /// Options as the API passes them: numbers, and for each a value or an address.
 pub struct JitOptions {
@@ -30,7 +34,26 @@ impl JitOptions {
 
     pub fn read(count: c_uint, options: In<c_uint>, values: In<usize>) -> Result<JitOptions, Code> {
         let options = if count == 0 { Vec::new() } else { options.list(count as usize)? };
-        Ok(JitOptions { options, values: values.address() })
+        let jit = JitOptions { options, values: values.address() };
+        jit.check()?;
+        Ok(jit)
+    }
+
+    /// Options say how machine code is made, and none is made here; those that change what a program means are refused.
+    fn check(&self) -> Result<(), Code> {
+        if self.options.iter().any(|&o| o >= OPTION_COUNT)
+            || self.value(OPT_LEVEL).is_some_and(|v| v as u32 > 4)
+        {
+            return Err(ERROR_INVALID_VALUE);
+        }
+        if self.options.contains(&SYMBOL_NAMES) && self.value(SYMBOL_COUNT).is_some_and(|n| n as u32 > 0) {
+            say_once(
+                "JIT symbols",
+                "CU_JIT_GLOBAL_SYMBOL_NAMES, addresses for open symbols, is not supported",
+            );
+            return Err(ERROR_NOT_SUPPORTED);
+        }
+        Ok(())
     }
 
     fn value(&self, option: c_uint) -> Option<usize> {
@@ -63,25 +86,6 @@ impl JitOptions {
     }
 }
 
-/// PTX text from an image: a C string. A cubin or a fat binary is not PTX.
-pub fn image_text(image: In<u8>) -> Result<String, Failure> {
-    let null = |code| (code, "the image is a null pointer".to_string());
-    let first = image.get().map_err(null)?;
-    // ELF, a fat binary (its wrapper, or itself), or anything that is not text.
-    if matches!(first, 0x7f | 0x50 | 0x46 | 0xb1 | 0x80..) {
-        let message = "the image is a binary (cubin or fat binary), and the emulator runs PTX; give PTX text";
-        return Err((ERROR_NO_BINARY_FOR_GPU, message.to_string()));
-    }
-    let mut bytes = Vec::new();
-    for i in 0.. {
-        match image.get_at(i).map_err(null)? {
-            0 => break,
-            b => bytes.push(b),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| (ERROR_INVALID_PTX, "the PTX is not text".to_string()))
-}
-
 /// What a compiler would print about each kernel.
 fn info(module: &Module) -> String {
     let line = |k: &handloom_emulator::Kernel| {
@@ -97,17 +101,31 @@ fn info(module: &Module) -> String {
     module.kernels().iter().map(line).collect()
 }
 
+/// Whether a module belongs to the current context, or to none.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Owner {
+    Context,
+    Library,
+}
+
 /// Parses and loads PTX; gives the module's handle.
-pub fn load(ptx: &str, jit: &JitOptions) -> Result<usize, Code> {
+pub fn load(ptx: &str, owner: Owner, jit: &JitOptions) -> Result<usize, Code> {
     let loaded = Module::parse(ptx).map_err(|e| (ERROR_INVALID_PTX, e.to_string())).and_then(|module| {
-        let mut s = working().map_err(|c| (c, String::new()))?;
+        let s = if owner == Owner::Library { state() } else { working() };
+        let mut s = s.map_err(|c| (c, String::new()))?;
         let loaded = s.device.load(&module).map_err(|e| match e {
             handloom_emulator::Error::Options(m) => (ERROR_NO_BINARY_FOR_GPU, m),
             handloom_emulator::Error::Memory(m) => (ERROR_OUT_OF_MEMORY, m),
             e => (ERROR_INVALID_PTX, e.to_string()),
         })?;
         let handle = s.new_handle();
+        for (address, bytes) in loaded.managed() {
+            s.add_managed_variable(address, bytes);
+        }
         s.modules.insert(handle, loaded);
+        if owner == Owner::Library {
+            s.libraries.insert(handle);
+        }
         Ok((handle, module))
     });
     match loaded {
@@ -126,22 +144,24 @@ pub fn report((code, message): Failure, jit: &JitOptions) -> Code {
     if message.is_empty() { code } else { refuse(code, message) }
 }
 
-pub fn load_image(image: In<u8>, jit: &JitOptions) -> Result<usize, Code> {
-    let text = image_text(image).map_err(|failure| report(failure, jit))?;
-    load(&text, jit)
+pub fn load_image(image: In<u8>, owner: Owner, jit: &JitOptions) -> Result<usize, Code> {
+    let arch = state()?.device.options().arch;
+    let text = image_text(image, arch).map_err(|failure| report(failure, jit))?;
+    load(&text, owner, jit)
 }
 
-pub fn load_file(path: Text, jit: &JitOptions) -> Result<usize, Code> {
+pub fn load_file(path: Text, owner: Owner, jit: &JitOptions) -> Result<usize, Code> {
     let path = path.get()?;
     let bytes = std::fs::read(&path).map_err(|e| refuse(ERROR_FILE_NOT_FOUND, format!("{path}: {e}")))?;
-    let mut bytes: Vec<u8> = bytes.into_iter().take_while(|&b| b != 0 || path.ends_with(".cubin")).collect();
-    bytes.push(0);
-    load_image(In::at(bytes.as_ptr() as usize), jit)
+    let arch = state()?.device.options().arch;
+    let text =
+        image_of_bytes(&bytes, arch).map_err(|(code, m)| report((code, format!("{path}: {m}")), jit))?;
+    load(&text, owner, jit)
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleLoadData(out: Out<usize>, image: In<u8>) -> Code {
-    code(out.required().and_then(|_| out.put(load_image(image, &JitOptions::NONE)?)))
+    code(out.required().and_then(|_| out.put(load_image(image, Owner::Context, &JitOptions::NONE)?)))
 }
 
 #[unsafe(no_mangle)]
@@ -154,11 +174,10 @@ pub extern "C" fn cuModuleLoadDataEx(
 ) -> Code {
     code(out.required().and_then(|_| {
         let jit = JitOptions::read(count, options, values)?;
-        out.put(load_image(image, &jit)?)
+        out.put(load_image(image, Owner::Context, &jit)?)
     }))
 }
 
-/// Only PTX: a fat binary gives its error.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleLoadFatBinary(out: Out<usize>, image: In<u8>) -> Code {
     cuModuleLoadData(out, image)
@@ -166,16 +185,18 @@ pub extern "C" fn cuModuleLoadFatBinary(out: Out<usize>, image: In<u8>) -> Code 
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleLoad(out: Out<usize>, path: Text) -> Code {
-    code(out.required().and_then(|_| out.put(load_file(path, &JitOptions::NONE)?)))
+    code(out.required().and_then(|_| out.put(load_file(path, Owner::Context, &JitOptions::NONE)?)))
 }
 
 impl State {
     /// Forgets a module, its functions and its variables.
     pub fn unload(&mut self, module: usize) -> Result<(), Code> {
         let loaded = self.modules.remove(&module).ok_or(ERROR_INVALID_HANDLE)?;
+        self.libraries.remove(&module);
         self.functions.retain(|_, f| f.module != module);
         self.names.retain(|f, _| self.functions.contains_key(f));
         for address in loaded.addresses() {
+            self.host_memory.remove(&address);
             // A variable's allocation is the module's own, so freeing it cannot fail.
             let _ = self.device.free(address);
         }
@@ -205,7 +226,7 @@ pub extern "C" fn cuModuleUnload(module: Handle) -> Code {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleGetFunction(out: Out<usize>, module: Handle, name: Text) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         out.required()?;
         out.put(s.function(module as usize, &name.get()?)?)
     }))
@@ -229,7 +250,7 @@ pub extern "C" fn cuModuleGetGlobal_v2(
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleGetFunctionCount(out: Out<c_uint>, module: Handle) -> Code {
-    code(working().and_then(|s| {
+    code(state().and_then(|s| {
         let loaded = s.modules.get(&(module as usize)).ok_or(ERROR_INVALID_HANDLE)?;
         out.put(loaded.module.kernels().len() as c_uint)
     }))
@@ -237,7 +258,7 @@ pub extern "C" fn cuModuleGetFunctionCount(out: Out<c_uint>, module: Handle) -> 
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleEnumerateFunctions(out: Out<usize>, room: c_uint, module: Handle) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         let loaded = s.modules.get(&(module as usize)).ok_or(ERROR_INVALID_HANDLE)?;
         let names: Vec<String> = loaded.module.kernels().iter().map(|k| k.name.clone()).collect();
         for (i, name) in names.iter().take(room as usize).enumerate() {

@@ -5,8 +5,9 @@ use std::ffi::c_void;
 use std::sync::MutexGuard;
 use std::time::Instant;
 
-use crate::copy::{Copy3, Fill};
+use crate::copy::Copy3;
 use crate::errors::*;
+use crate::fills::Fill;
 use crate::launch::Launch;
 use crate::state::*;
 

@@ -3,6 +3,7 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 
+use crate::batches::{self, Attributes, Batch3};
 use crate::copy::{self, Memcpy2, Memcpy3};
 use crate::errors::Code;
 use crate::ffi::{In, Out};
@@ -10,7 +11,8 @@ use crate::graph::exec::{self, InstantiateParams};
 use crate::launch::{self, Config};
 use crate::pools::{self, Location};
 use crate::state::*;
-use crate::{capture, events, hints, streams};
+use crate::stream_values::{self, BatchOp};
+use crate::{capture, events, fills, hints, streams};
 
 /// A stream whose null is the thread's own.
 #[repr(transparent)]
@@ -82,18 +84,18 @@ per_thread! {
     cuMemcpyHtoD_v2_ptds = copy::cuMemcpyHtoD_v2(to: u64, from: In<u8>, bytes: usize);
     cuMemcpyPeer_ptds = copy::cuMemcpyPeer(to: u64, to_context: Handle, from: u64, from_context: Handle, n: usize);
     cuMemcpyPeerAsync_ptsz = copy::cuMemcpyPeerAsync(to: u64, to_context: Handle, from: u64, from_context: Handle, bytes: usize, stream: Own);
-    cuMemsetD16Async_ptsz = copy::cuMemsetD16Async(address: u64, value: u16, count: usize, stream: Own);
-    cuMemsetD16_v2_ptds = copy::cuMemsetD16_v2(address: u64, value: u16, count: usize);
-    cuMemsetD2D16Async_ptsz = copy::cuMemsetD2D16Async(address: u64, pitch: usize, value: u16, width: usize, height: usize, stream: Own);
-    cuMemsetD2D16_v2_ptds = copy::cuMemsetD2D16_v2(address: u64, pitch: usize, value: u16, width: usize, height: usize);
-    cuMemsetD2D32Async_ptsz = copy::cuMemsetD2D32Async(address: u64, pitch: usize, value: u32, width: usize, height: usize, stream: Own);
-    cuMemsetD2D32_v2_ptds = copy::cuMemsetD2D32_v2(address: u64, pitch: usize, value: u32, width: usize, height: usize);
-    cuMemsetD2D8Async_ptsz = copy::cuMemsetD2D8Async(address: u64, pitch: usize, value: u8, width: usize, height: usize, stream: Own);
-    cuMemsetD2D8_v2_ptds = copy::cuMemsetD2D8_v2(address: u64, pitch: usize, value: u8, width: usize, height: usize);
-    cuMemsetD32Async_ptsz = copy::cuMemsetD32Async(address: u64, value: c_uint, count: usize, stream: Own);
-    cuMemsetD32_v2_ptds = copy::cuMemsetD32_v2(address: u64, value: c_uint, count: usize);
-    cuMemsetD8Async_ptsz = copy::cuMemsetD8Async(address: u64, value: u8, count: usize, stream: Own);
-    cuMemsetD8_v2_ptds = copy::cuMemsetD8_v2(address: u64, value: u8, count: usize);
+    cuMemsetD16Async_ptsz = fills::cuMemsetD16Async(address: u64, value: u16, count: usize, stream: Own);
+    cuMemsetD16_v2_ptds = fills::cuMemsetD16_v2(address: u64, value: u16, count: usize);
+    cuMemsetD2D16Async_ptsz = fills::cuMemsetD2D16Async(address: u64, pitch: usize, value: u16, width: usize, height: usize, stream: Own);
+    cuMemsetD2D16_v2_ptds = fills::cuMemsetD2D16_v2(address: u64, pitch: usize, value: u16, width: usize, height: usize);
+    cuMemsetD2D32Async_ptsz = fills::cuMemsetD2D32Async(address: u64, pitch: usize, value: u32, width: usize, height: usize, stream: Own);
+    cuMemsetD2D32_v2_ptds = fills::cuMemsetD2D32_v2(address: u64, pitch: usize, value: u32, width: usize, height: usize);
+    cuMemsetD2D8Async_ptsz = fills::cuMemsetD2D8Async(address: u64, pitch: usize, value: u8, width: usize, height: usize, stream: Own);
+    cuMemsetD2D8_v2_ptds = fills::cuMemsetD2D8_v2(address: u64, pitch: usize, value: u8, width: usize, height: usize);
+    cuMemsetD32Async_ptsz = fills::cuMemsetD32Async(address: u64, value: c_uint, count: usize, stream: Own);
+    cuMemsetD32_v2_ptds = fills::cuMemsetD32_v2(address: u64, value: c_uint, count: usize);
+    cuMemsetD8Async_ptsz = fills::cuMemsetD8Async(address: u64, value: u8, count: usize, stream: Own);
+    cuMemsetD8_v2_ptds = fills::cuMemsetD8_v2(address: u64, value: u8, count: usize);
     cuStreamAddCallback_ptsz = streams::cuStreamAddCallback(stream: Own, callback: Option<streams::Callback>, data: *mut c_void, flags: c_uint);
     cuStreamAttachMemAsync_ptsz = streams::cuStreamAttachMemAsync(stream: Own, address: u64, length: usize, flags: c_uint);
     cuStreamBeginCaptureToGraph_ptsz = capture::cuStreamBeginCaptureToGraph(stream: Own, graph: Handle, dependencies: In<usize>, edges: In<u64>, count: usize, mode: c_uint);
@@ -117,4 +119,15 @@ per_thread! {
     cuStreamGetCaptureInfo_ptsz = capture::cuStreamGetCaptureInfo(stream: Own, status: Out<c_int>, id: Out<u64>);
     cuStreamBeginCapture_ptsz = capture::cuStreamBeginCapture(stream: Own);
     cuStreamUpdateCaptureDependencies_ptsz = capture::cuStreamUpdateCaptureDependencies(stream: Own, nodes: In<usize>, count: usize, flags: c_uint);
+    cuStreamGetCtx_v2_ptsz = streams::cuStreamGetCtx_v2(stream: Own, out: Out<usize>, green: Out<usize>);
+    cuStreamWaitValue32_v2_ptsz = stream_values::cuStreamWaitValue32_v2(stream: Own, address: u64, value: u32, flags: c_uint);
+    cuStreamWaitValue64_v2_ptsz = stream_values::cuStreamWaitValue64_v2(stream: Own, address: u64, value: u64, flags: c_uint);
+    cuStreamWriteValue32_v2_ptsz = stream_values::cuStreamWriteValue32_v2(stream: Own, address: u64, value: u32, flags: c_uint);
+    cuStreamWriteValue64_v2_ptsz = stream_values::cuStreamWriteValue64_v2(stream: Own, address: u64, value: u64, flags: c_uint);
+    cuStreamBatchMemOp_v2_ptsz = stream_values::cuStreamBatchMemOp_v2(stream: Own, count: c_uint, ops: In<BatchOp>, flags: c_uint);
+    cuMemcpyBatchAsync_v2_ptsz = batches::cuMemcpyBatchAsync_v2(targets: In<u64>, sources: In<u64>, sizes: In<usize>, count: usize, attributes: In<Attributes>, starts: In<usize>, attribute_count: usize, stream: Own);
+    cuMemcpy3DBatchAsync_v2_ptsz = batches::cuMemcpy3DBatchAsync_v2(count: usize, ops: In<Batch3>, flags: u64, stream: Own);
+    cuMemPrefetchBatchAsync_ptsz = batches::cuMemPrefetchBatchAsync(addresses: In<u64>, sizes: In<usize>, count: usize, locations: In<Location>, starts: In<usize>, location_count: usize, flags: u64, stream: Own);
+    cuMemDiscardBatchAsync_ptsz = batches::cuMemDiscardBatchAsync(addresses: In<u64>, sizes: In<usize>, count: usize, flags: u64, stream: Own);
+    cuMemDiscardAndPrefetchBatchAsync_ptsz = batches::cuMemDiscardAndPrefetchBatchAsync(addresses: In<u64>, sizes: In<usize>, count: usize, locations: In<Location>, starts: In<usize>, location_count: usize, flags: u64, stream: Own);
 }

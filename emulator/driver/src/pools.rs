@@ -1,6 +1,6 @@
 //! Memory pools and allocation in the order of a stream.
 //!
-//! A pool reserves memory in blocks and keeps what is freed: at the next synchronisation it gives back what it holds
+//! Pools belong to the device, so that they need no context. A pool reserves memory in blocks and keeps what is freed: at the next synchronisation it gives back what it holds
 //! above its release threshold. Work is done when it is submitted, so freed memory is free at once.
 
 use std::ffi::{c_int, c_uint};
@@ -113,7 +113,7 @@ pub extern "C" fn cuMemFreeAsync(address: u64, stream: Handle) -> Code {
     code(working().and_then(|mut s| {
         let key = s.stream(stream)?;
         if s.capturing(key)?.is_some() {
-            if !s.graph_allocations.contains(&address) {
+            if !s.graph_allocations.contains_key(&address) {
                 let message = "cuMemFreeAsync in a capture: the memory was not allocated in one";
                 return Err(refuse(s.spoil(key, ERROR_INVALID_VALUE), message));
             }
@@ -144,6 +144,40 @@ pub extern "C" fn cuDeviceSetMemPool(device: c_int, pool: Handle) -> Code {
     }))
 }
 
+/// There are pools of the device's pinned memory (1), none of the host's or of managed memory.
+fn of_device(location: In<Location>, kind: c_int) -> Result<(), Code> {
+    let l = location.get()?;
+    match (l.kind, kind) {
+        (1, 1) => check_device(l.id),
+        (1..=4, 1 | 2) => {
+            say_once(
+                "pools of the host",
+                "memory pools of the host, and of managed memory, are not supported",
+            );
+            Err(ERROR_NOT_SUPPORTED)
+        }
+        _ => Err(ERROR_INVALID_VALUE),
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemGetDefaultMemPool(out: Out<usize>, location: In<Location>, kind: c_int) -> Code {
+    code(state().and_then(|_| of_device(location, kind)).and_then(|_| out.put(DEFAULT_POOL)))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemGetMemPool(out: Out<usize>, location: In<Location>, kind: c_int) -> Code {
+    code(state().and_then(|s| of_device(location, kind).and_then(|_| out.put(s.current_pool))))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuMemSetMemPool(location: In<Location>, kind: c_int, pool: Handle) -> Code {
+    match of_device(location, kind) {
+        Ok(()) => cuDeviceSetMemPool(0, pool),
+        Err(code) => code,
+    }
+}
+
 /// CUmemPoolProps.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -161,7 +195,7 @@ pub struct PoolProps {
 /// Pinned memory (1) of a device (1).
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemPoolCreate(out: Out<usize>, props: In<PoolProps>) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         out.required()?;
         let p = props.get()?;
         if p.allocation_type != 1 || p.location_type != 1 {
@@ -181,7 +215,7 @@ pub extern "C" fn cuMemPoolCreate(out: Out<usize>, props: In<PoolProps>) -> Code
 /// Its allocations stay until they are freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemPoolDestroy(pool: Handle) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         let handle = pool as usize;
         if handle == DEFAULT_POOL {
             return Err(ERROR_INVALID_VALUE);
@@ -198,7 +232,7 @@ pub extern "C" fn cuMemPoolDestroy(pool: Handle) -> Code {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemPoolTrimTo(pool: Handle, keep: usize) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         s.pool(pool)?.trim(keep as u64);
         Ok(())
     }))
@@ -207,7 +241,7 @@ pub extern "C" fn cuMemPoolTrimTo(pool: Handle, keep: usize) -> Code {
 /// CUmemPool_attribute: three policies (int), the threshold, and reserved and used memory with their highest (u64).
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemPoolGetAttribute(pool: Handle, attribute: c_uint, out: Out<u64>) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         let p = s.pool(pool)?;
         match attribute {
             1..=3 => out.cast::<c_int>().put(!p.no_reuse[attribute as usize - 1] as c_int),
@@ -224,7 +258,7 @@ pub extern "C" fn cuMemPoolGetAttribute(pool: Handle, attribute: c_uint, out: Ou
 /// The highest values may only be set to 0, which starts them anew.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemPoolSetAttribute(pool: Handle, attribute: c_uint, value: Out<u64>) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         let p = s.pool(pool)?;
         match attribute {
             1..=3 => p.no_reuse[attribute as usize - 1] = value.cast::<c_int>().get()? == 0,
@@ -241,14 +275,14 @@ pub extern "C" fn cuMemPoolSetAttribute(pool: Handle, attribute: c_uint, value: 
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Location {
-    kind: c_int,
-    id: c_int,
+    pub kind: c_int,
+    pub id: c_int,
 }
 
 /// The one device may read and write (3) all pools.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemPoolGetAccess(flags: Out<c_int>, pool: Handle, location: In<Location>) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         s.pool(pool)?;
         let l = location.get()?;
         flags.put(if l.kind == 1 && l.id == 0 { 3 } else { 0 })
@@ -259,14 +293,14 @@ pub extern "C" fn cuMemPoolGetAccess(flags: Out<c_int>, pool: Handle, location: 
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Access {
-    location: Location,
-    flags: c_int,
+    pub location: Location,
+    pub flags: c_int,
 }
 
 /// The device's own access cannot be taken away, and there is no other device.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemPoolSetAccess(pool: Handle, list: In<Access>, count: usize) -> Code {
-    code(working().and_then(|mut s| {
+    code(state().and_then(|mut s| {
         s.pool(pool)?;
         for a in list.list(count)? {
             if a.location.kind != 1 || a.flags != 3 {

@@ -6,8 +6,9 @@ use crate::errors::*;
 use crate::ffi::{Out, Text};
 use crate::graph::{create, exec, params, query};
 use crate::{
-    capture, context, copy, device, errors, events, functions, hints, host_memory, launch, library, linker,
-    memory, modules, occupancy, per_thread, pointers, pools, streams, tensormap, unsupported,
+    batches, capture, context, copy, device, errors, events, export_tables, fills, functions, hints,
+    host_memory, launch, library, linker, memory, modules, occupancy, older_forms, per_thread, pointers,
+    pools, stream_values, streams, tensormap, unsupported, virtual_memory,
 };
 
 macro_rules! table {
@@ -17,27 +18,30 @@ macro_rules! table {
                 $( $( stringify!($name) => Some($module::$name as *mut c_void), )* )*
                 "cuGetProcAddress_v2" => Some(cuGetProcAddress_v2 as *mut c_void),
                 "cuGetProcAddress" => Some(cuGetProcAddress as *mut c_void),
-                _ => per_thread::find(name).or_else(|| unsupported::find(name)),
+                _ => per_thread::find(name).or_else(|| older_forms::find(name)).or_else(|| unsupported::find(name)),
             }
         }
     };
 }
 
 table! {
+    batches: cuMemDiscardAndPrefetchBatchAsync, cuMemDiscardBatchAsync, cuMemPrefetchBatchAsync,
+        cuMemcpy3DBatchAsync, cuMemcpy3DBatchAsync_v2, cuMemcpyBatchAsync, cuMemcpyBatchAsync_v2;
     capture: cuStreamBeginCapture, cuStreamBeginCaptureToGraph, cuStreamBeginCapture_v2, cuStreamEndCapture,
         cuStreamGetCaptureInfo, cuStreamGetCaptureInfo_v2, cuStreamGetCaptureInfo_v3, cuStreamIsCapturing,
         cuStreamUpdateCaptureDependencies, cuStreamUpdateCaptureDependencies_v2,
         cuThreadExchangeStreamCaptureMode;
     context: cuCtxCreate_v2, cuCtxCreate_v3, cuCtxCreate_v4, cuCtxDestroy_v2, cuCtxDisablePeerAccess,
-        cuCtxEnablePeerAccess, cuCtxGetApiVersion, cuCtxGetCacheConfig, cuCtxGetCurrent, cuCtxGetDevice,
+        cuCtxEnablePeerAccess, cuCtxGetApiVersion, cuCtxGetCacheConfig, cuCtxGetCurrent, cuCtxGetDevice, cuCtxGetDevice_v2,
         cuCtxGetFlags, cuCtxGetId, cuCtxGetLimit, cuCtxPopCurrent_v2, cuCtxPushCurrent_v2,
         cuCtxResetPersistingL2Cache, cuCtxSetCacheConfig, cuCtxSetCurrent, cuCtxSetFlags, cuCtxSetLimit,
-        cuCtxSynchronize, cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxRelease_v2,
+        cuCtxSynchronize, cuCtxSynchronize_v2, cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxRelease_v2,
         cuDevicePrimaryCtxReset_v2, cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxSetFlags_v2,
         cuProfilerStart, cuProfilerStop;
     copy: cuMemcpy, cuMemcpy2DAsync_v2, cuMemcpy2DUnaligned_v2, cuMemcpy2D_v2, cuMemcpy3DAsync_v2,
         cuMemcpy3D_v2, cuMemcpyAsync, cuMemcpyDtoDAsync_v2, cuMemcpyDtoD_v2, cuMemcpyDtoHAsync_v2,
-        cuMemcpyDtoH_v2, cuMemcpyHtoDAsync_v2, cuMemcpyHtoD_v2, cuMemcpyPeer, cuMemcpyPeerAsync,
+        cuMemcpyDtoH_v2, cuMemcpyHtoDAsync_v2, cuMemcpyHtoD_v2, cuMemcpyPeer, cuMemcpyPeerAsync;
+    fills:
         cuMemsetD16Async, cuMemsetD16_v2, cuMemsetD2D16Async, cuMemsetD2D16_v2, cuMemsetD2D32Async,
         cuMemsetD2D32_v2, cuMemsetD2D8Async, cuMemsetD2D8_v2, cuMemsetD32Async, cuMemsetD32_v2,
         cuMemsetD8Async, cuMemsetD8_v2;
@@ -46,6 +50,7 @@ table! {
         cuDeviceGetPCIBusId, cuDeviceGetProperties, cuDeviceGetUuid, cuDeviceGetUuid_v2,
         cuDeviceGraphMemTrim, cuDeviceTotalMem_v2, cuDriverGetVersion, cuInit;
     errors: cuGetErrorName, cuGetErrorString;
+    export_tables: cuGetExportTable;
     events: cuEventCreate, cuEventDestroy_v2, cuEventElapsedTime, cuEventElapsedTime_v2, cuEventQuery,
         cuEventRecord, cuEventRecordWithFlags, cuEventSynchronize;
     functions: cuFuncGetAttribute, cuFuncGetModule, cuFuncGetName, cuFuncGetParamInfo, cuFuncIsLoaded,
@@ -75,7 +80,7 @@ table! {
         cuGraphNodeGetDependentNodes_v2, cuGraphNodeGetType;
     hints: cuCtxGetSharedMemConfig, cuCtxSetSharedMemConfig, cuGraphKernelNodeCopyAttributes,
         cuGraphKernelNodeGetAttribute, cuGraphKernelNodeSetAttribute, cuGraphReleaseUserObject,
-        cuGraphRetainUserObject, cuMemAdvise_v2, cuMemPrefetchAsync_v2, cuStreamGetAttribute,
+        cuGraphRetainUserObject, cuMemAdvise_v2, cuMemPrefetchAsync_v2, cuMemRangeGetAttribute, cuMemRangeGetAttributes, cuStreamGetAttribute,
         cuUserObjectCreate, cuUserObjectRelease, cuUserObjectRetain;
     host_memory: cuMemAllocHost_v2, cuMemAllocManaged, cuMemFreeHost, cuMemHostAlloc,
         cuMemHostGetDevicePointer_v2, cuMemHostGetFlags, cuMemHostRegister_v2, cuMemHostUnregister;
@@ -93,17 +98,22 @@ table! {
         cuOccupancyMaxPotentialClusterSize;
     pointers: cuPointerGetAttribute, cuPointerGetAttributes, cuPointerSetAttribute;
     pools: cuDeviceGetDefaultMemPool, cuDeviceGetMemPool, cuDeviceSetMemPool, cuMemAllocAsync,
-        cuMemAllocFromPoolAsync, cuMemFreeAsync, cuMemPoolCreate, cuMemPoolDestroy, cuMemPoolGetAccess,
+        cuMemAllocFromPoolAsync, cuMemFreeAsync, cuMemGetDefaultMemPool, cuMemGetMemPool, cuMemSetMemPool, cuMemPoolCreate, cuMemPoolDestroy, cuMemPoolGetAccess,
         cuMemPoolGetAttribute, cuMemPoolSetAccess, cuMemPoolSetAttribute, cuMemPoolTrimTo;
     streams: cuCtxGetStreamPriorityRange, cuDeviceGetP2PAttribute, cuLaunchHostFunc, cuStreamAddCallback,
         cuStreamAttachMemAsync, cuStreamCopyAttributes, cuStreamCreate, cuStreamCreateWithPriority,
-        cuStreamDestroy_v2, cuStreamGetCtx, cuStreamGetDevice, cuStreamGetFlags, cuStreamGetId,
+        cuStreamDestroy_v2, cuStreamGetCtx, cuStreamGetCtx_v2, cuStreamGetDevice, cuStreamGetFlags, cuStreamGetId,
         cuStreamGetPriority, cuStreamQuery, cuStreamSetAttribute, cuStreamSynchronize, cuStreamWaitEvent;
+    stream_values: cuStreamBatchMemOp_v2, cuStreamWaitValue32_v2, cuStreamWaitValue64_v2,
+        cuStreamWriteValue32_v2, cuStreamWriteValue64_v2;
     tensormap: cuTensorMapEncodeTiled, cuTensorMapReplaceAddress;
+    virtual_memory: cuMemAddressFree, cuMemAddressReserve, cuMemCreate, cuMemGetAccess,
+        cuMemGetAllocationGranularity, cuMemGetAllocationPropertiesFromHandle, cuMemMap, cuMemRelease,
+        cuMemRetainAllocationHandle, cuMemSetAccess, cuMemUnmap;
 }
 
 /// Since which version of CUDA a name means its newer form, for forms that differ in their arguments (cudaTypedefs.h).
-const SINCE: [(&str, c_int); 24] = [
+const SINCE: [(&str, c_int); 25] = [
     ("cuCtxCreate_v3", 11040),
     ("cuCtxCreate_v4", 12050),
     ("cuCtxGetDevice_v2", 13000),
@@ -124,6 +134,7 @@ const SINCE: [(&str, c_int); 24] = [
     ("cuMemPrefetchAsync_v2", 12020),
     ("cuMemcpy3DBatchAsync_v2", 13000),
     ("cuMemcpyBatchAsync_v2", 13000),
+    ("cuStreamBatchMemOp_v2", 12000),
     ("cuStreamGetCaptureInfo_v2", 11030),
     ("cuStreamGetCaptureInfo_v3", 12030),
     ("cuStreamGetCtx_v2", 12050),

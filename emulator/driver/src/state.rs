@@ -13,6 +13,7 @@ use crate::graph::{Exec, Graph};
 use crate::host_memory::HostMemory;
 use crate::linker::Link;
 use crate::pools::Pool;
+use crate::virtual_memory::VirtualMemory;
 
 /// A handle as the API passes it.
 pub type Handle = *mut std::ffi::c_void;
@@ -82,8 +83,8 @@ pub struct State {
     pub graphs: HashMap<usize, Graph>,
     pub execs: HashMap<usize, Exec>,
     pub graph_of_node: HashMap<usize, usize>,
-    /// Addresses that nodes allocate.
-    pub graph_allocations: HashSet<u64>,
+    /// Addresses that nodes allocate, and how many bytes.
+    pub graph_allocations: HashMap<u64, u64>,
     /// Parameters of kernel nodes as pointers, for callers that asked for them.
     pub node_pointers: HashMap<usize, Box<[usize]>>,
     pub pools: HashMap<usize, Pool>,
@@ -92,7 +93,12 @@ pub struct State {
     pub pool_of: HashMap<u64, usize>,
     /// Pinned, registered and managed memory, by its first address.
     pub host_memory: HashMap<u64, HostMemory>,
-    pub report: Option<String>,
+    pub virtual_memory: VirtualMemory,
+    /// How often the primary context is retained.
+    pub retained: u64,
+    /// Modules that belong to no context.
+    pub libraries: HashSet<usize>,
+    pub configuration: Configuration,
     allocations: u64,
     next: usize,
 }
@@ -106,21 +112,38 @@ thread_local! {
     static OWN_STREAM: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Splits `report=PATH` from the options of the device.
-fn configuration(text: &str) -> std::result::Result<(Options, Option<String>), String> {
-    let (mut report, mut rest) = (None, Vec::new());
+/// What the driver itself is told: the device's options are the others.
+#[derive(Default)]
+pub struct Configuration {
+    /// Where findings and counters go.
+    pub report: Option<String>,
+    /// Only what hardware would notice fails a launch; other findings are reported and no more.
+    pub hardware_errors: bool,
+}
+
+/// Splits `report=PATH` and `errors=all|hardware` from the options of the device.
+fn configuration(text: &str) -> std::result::Result<(Options, Configuration), String> {
+    let (mut own, mut rest) = (Configuration::default(), Vec::new());
     for pair in text.split(',') {
-        match pair.trim().strip_prefix("report=") {
-            Some(path) => report = Some(path.to_string()),
-            None => rest.push(pair),
+        match pair.trim().split_once('=') {
+            Some(("report", path)) => own.report = Some(path.to_string()),
+            Some(("errors", "all")) => own.hardware_errors = false,
+            Some(("errors", "hardware")) => own.hardware_errors = true,
+            Some(("errors", other)) => {
+                return Err(format!("HANDLOOM_EMULATOR: errors={other}; expected all or hardware"));
+            }
+            _ => rest.push(pair),
         }
     }
-    let options = Options::parse(&rest.join(",")).map_err(|e| format!("HANDLOOM_EMULATOR: {e}"))?;
-    Ok((options, report))
+    let mut options = Options::parse(&rest.join(",")).map_err(|e| format!("HANDLOOM_EMULATOR: {e}"))?;
+    if own.hardware_errors {
+        options.max_findings = usize::MAX; // none of them stops a launch
+    }
+    Ok((options, own))
 }
 
 fn start() -> std::result::Result<Mutex<State>, String> {
-    let (options, report) = configuration(&std::env::var("HANDLOOM_EMULATOR").unwrap_or_default())?;
+    let (options, configuration) = configuration(&std::env::var("HANDLOOM_EMULATOR").unwrap_or_default())?;
     Ok(Mutex::new(State {
         device: Device::new(options),
         contexts: HashMap::from([(PRIMARY, Context::default())]),
@@ -134,13 +157,16 @@ fn start() -> std::result::Result<Mutex<State>, String> {
         graphs: HashMap::new(),
         execs: HashMap::new(),
         graph_of_node: HashMap::new(),
-        graph_allocations: HashSet::new(),
+        graph_allocations: HashMap::new(),
         node_pointers: HashMap::new(),
         pools: HashMap::from([(DEFAULT_POOL, Pool::default())]),
         current_pool: DEFAULT_POOL,
         pool_of: HashMap::new(),
         host_memory: HashMap::new(),
-        report,
+        virtual_memory: VirtualMemory::default(),
+        retained: 0,
+        libraries: HashSet::new(),
+        configuration,
         allocations: 0,
         next: 0x1000,
     }))
@@ -227,13 +253,13 @@ impl State {
         Ok((loaded.module.kernel(&f.name).ok_or(ERROR_INVALID_HANDLE)?, f, loaded))
     }
 
-    /// Frees all that the primary context holds, and forgets a failed launch.
+    /// Frees all that the primary context holds, and forgets a failed launch. Libraries stay, with fresh variables.
     pub fn reset(&mut self) {
         let options = self.device.options().clone();
         self.contexts.insert(PRIMARY, Context::default());
-        self.modules.clear();
-        self.functions.clear();
-        self.names.clear();
+        self.modules.retain(|module, _| self.libraries.contains(module));
+        self.functions.retain(|_, f| self.modules.contains_key(&f.module));
+        self.names.retain(|f, _| self.functions.contains_key(f));
         self.links.clear();
         self.streams.clear();
         self.streams.insert(LEGACY, Stream::default());
@@ -248,7 +274,14 @@ impl State {
         self.current_pool = DEFAULT_POOL;
         self.pool_of.clear();
         self.host_memory.clear();
+        self.virtual_memory = VirtualMemory::default();
         self.device = Device::new(options);
+        for loaded in self.modules.values_mut() {
+            // It was loaded on a device like this, which had less room.
+            if let Ok(anew) = self.device.load(&loaded.module) {
+                *loaded = anew;
+            }
+        }
     }
 }
 

@@ -106,6 +106,13 @@ pub extern "C" fn cuStreamGetCtx(stream: Handle, out: Out<usize>) -> Code {
     code(working().and_then(|mut s| s.stream(stream).and_then(|_| out.put(current()))))
 }
 
+/// As cuStreamGetCtx; no stream belongs to a green context.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamGetCtx_v2(stream: Handle, out: Out<usize>, green: Out<usize>) -> Code {
+    green.put_if_wanted(0);
+    cuStreamGetCtx(stream, out)
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamGetDevice(stream: Handle, out: Out<c_int>) -> Code {
     code(working().and_then(|mut s| s.stream(stream).and_then(|_| out.put(0))))

@@ -359,3 +359,51 @@ fn a_graph_by_hand_has_nodes_of_every_kind() {
         assert_eq!(sys::cuGraphDestroy(graph), E::CUDA_ERROR_INVALID_HANDLE, "destroyed already");
     }
 }
+
+/// A stream may go as soon as its work has been joined, and not before.
+#[test]
+fn a_stream_that_has_been_joined_may_be_destroyed() {
+    let s = setup();
+    for joined in [true, false] {
+        let (fork, join) = (s.context.new_event(None).unwrap(), s.context.new_event(None).unwrap());
+        let a = s.stream.clone_htod(&[1.0f32; N]).unwrap();
+        let mut out = s.stream.alloc_zeros::<f32>(N).unwrap();
+        capture_begin(&s.stream);
+        let side = s.context.new_stream().unwrap();
+        fork.record(&s.stream).unwrap();
+        side.wait(&fork).unwrap();
+        s.add(&side, &mut out, &a, &a).unwrap();
+        if joined {
+            join.record(&side).unwrap();
+            s.stream.wait(&join).unwrap();
+        }
+        drop(side);
+        let (code, graph) = capture_end(&s.stream);
+        let expected = if joined { E::CUDA_SUCCESS } else { E::CUDA_ERROR_STREAM_CAPTURE_UNJOINED };
+        assert_eq!((code, graph.is_null()), (expected, !joined));
+    }
+}
+
+/// Memory that a captured allocation will have can be copied to and from in the same capture.
+#[test]
+fn a_capture_may_copy_what_it_allocates() {
+    let s = setup();
+    let (stream, mut back) = (s.stream.cu_stream(), [0f32; 4]);
+    let numbers = [1.0f32, 2.0, 3.0, 4.0];
+    // SAFETY: the capture's copies use the host's buffers, which live to the end of the test.
+    unsafe {
+        let (mut address, mut exec) = (0, std::ptr::null_mut());
+        capture_begin(&s.stream);
+        ok(sys::cuMemAllocAsync(&mut address, 16, stream));
+        ok(sys::cuMemcpyHtoDAsync_v2(address, numbers.as_ptr().cast(), 16, stream));
+        ok(sys::cuMemcpyDtoHAsync_v2(back.as_mut_ptr().cast(), address, 16, stream));
+        ok(sys::cuMemFreeAsync(address, stream));
+        let (code, graph) = capture_end(&s.stream);
+        ok(code);
+        ok(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+        ok(sys::cuGraphLaunch(exec, stream));
+        ok(sys::cuStreamSynchronize(stream));
+        ok(sys::cuGraphExecDestroy(exec));
+    }
+    assert_eq!(back, numbers);
+}

@@ -178,11 +178,18 @@ fn allocation(s: &mut State, bytes: u64) -> Result<GraphAllocation, Code> {
     }
     let reserved = s.device.memory_mut().reserve(bytes);
     let address = reserved.map_err(|e| refuse(ERROR_OUT_OF_MEMORY, e))?;
-    s.graph_allocations.insert(address);
+    s.graph_allocations.insert(address, bytes);
     Ok(GraphAllocation { address, bytes })
 }
 
 impl State {
+    /// True for a range of memory that a node allocates when its graph runs.
+    pub fn will_be_allocated(&self, address: u64, bytes: u64) -> bool {
+        let inside =
+            |(&start, &size): (&u64, &u64)| address >= start && address - start <= size.saturating_sub(bytes);
+        self.graph_allocations.iter().any(|a| bytes <= *a.1 && inside(a))
+    }
+
     /// cuMemAllocAsync in a capture: the address is known now, the memory there when the graph runs.
     pub fn capture_allocation(&mut self, key: usize, bytes: u64) -> Result<u64, Code> {
         let allocation = allocation(self, bytes)?;
@@ -216,7 +223,7 @@ pub extern "C" fn cuGraphAddMemFreeNode(
     count: usize,
     address: u64,
 ) -> Code {
-    add(out, graph, dependencies, count, |s| match s.graph_allocations.contains(&address) {
+    add(out, graph, dependencies, count, |s| match s.graph_allocations.contains_key(&address) {
         true => Ok(Op::Free(address)),
         false => Err(ERROR_INVALID_VALUE),
     })

@@ -3,8 +3,9 @@
 use std::ffi::c_void;
 
 use super::*;
-use crate::copy::{Fill, Memcpy3};
+use crate::copy::Memcpy3;
 use crate::ffi::{In, Out};
+use crate::fills::Fill;
 use crate::launch::{Launch, Shape};
 use crate::ops::HostCall;
 

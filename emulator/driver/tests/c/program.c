@@ -104,7 +104,9 @@ int main(int count, char **arguments) {
     FAILS(218, cuModuleLoadDataEx(&module, ".version 8.0\n.target sm_80\n.address_size 64\n.entry k() { frob; }", 2,
                                   options, values));
     CHECK(strstr(log, "line 4") && strstr(log, "frob") && (size_t)values[1] == strlen(log));
-    FAILS(209, cuModuleLoadDataEx(&module, "\177ELF", 0, 0, 0));
+    /* The first bytes of a cubin, and then nothing. */
+    static const char damaged[64] = "\177ELF";
+    FAILS(200, cuModuleLoadDataEx(&module, damaged, 0, 0, 0));
     OK(cuModuleLoadDataEx(&module, ptx, 0, 0, 0));
     FAILS(500, cuModuleGetFunction(&add, module, "nothing"));
     OK(cuModuleGetFunction(&add, module, "vector_add"));
