@@ -1,4 +1,4 @@
-//! Embeds `ptx/sm_80/*.ptx` and a table of their entries with the parameters each takes.
+//! Embeds `ptx/<arch>/*.ptx` and a table of their entries with the parameters each takes.
 //!
 //! No toolkit is needed: the PTX is committed. `build-kernels` writes it from `cuda/*.cu`.
 
@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let folder = root.join("ptx/sm_80");
-    println!("cargo::rerun-if-changed={}", folder.display());
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .map(|files| files.flatten().map(|file| file.path()).collect())
-        .unwrap_or_default();
+    let folder = |path: PathBuf| -> Vec<PathBuf> {
+        println!("cargo::rerun-if-changed={}", path.display());
+        std::fs::read_dir(&path)
+            .map(|files| files.flatten().map(|file| file.path()).collect())
+            .unwrap_or_default()
+    };
+    let archs = folder(root.join("ptx")).into_iter().filter(|path| path.is_dir());
+    let mut paths: Vec<PathBuf> = archs.flat_map(folder).collect();
     paths.retain(|path| path.extension().is_some_and(|end| end == "ptx"));
     paths.sort();
     let mut modules = String::from("pub(crate) static MODULES: &[Module] = &[\n");
@@ -60,6 +63,7 @@ fn entries_of(path: &Path) -> Vec<Entry> {
                 Some(".u64" | ".b64" | ".s64") => "Word64",
                 Some(".u32" | ".b32" | ".s32") => "Word32",
                 Some(".f32") => "F32",
+                Some(".align") if rest.ends_with("[128],") => "TensorMap",
                 other => panic!("{}: parameter type {other:?} has no launcher argument", path.display()),
             };
             entries.last_mut().expect("a parameter follows its entry").params.push(kind);

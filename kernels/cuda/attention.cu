@@ -4,7 +4,7 @@
 //   lse -infinity.
 //   Dropout multiplies w by 0 or 1 / (1 - p) after the sum, by the generator's draw for (batch, head, query, key).
 // shapes   q (B, Tq, NH, HS), k, v (B, Tk, NH, HS) f16 or bf16, batches and rows with strides of their own; out as q,
-//          contiguous; lse (B, NH, Tq) f32, log of the sum of e^score, read by backward; key_mask (B, Tk); bias (NH, Tq, Tk)
+//          contiguous; lse (B, NH, Tq) f32, log2 of the sum of e^score, read by backward; key_mask (B, Tk); bias (NH, Tq, Tk)
 // traffic  reads Q once, K and V once per query block (from L2 after the first), writes out and lse once
 // launch   grid (B * NH, ceil(Tq / rows)), block 128; rows = 128 for HS <= 64, else 64; shared (rows + 256) * D * 2 bytes,
 //          D = 64 or 128 columns; longest rows first when causal
@@ -84,7 +84,7 @@ __device__ __forceinline__ void forward(T* out, float* lse, const Problem<T>& p)
         stage = next;
         next = k_tile;
         if (tile < 0) continue;
-        const uint64_t visible = visible_keys(p, b, tile);
+        const uint64_t visible = visible_keys<TILE>(p, b, tile);
         if (visible == 0 || row >= p.queries || (p.causal && tile >= offset + warp_end)) continue;
 
         float s[MT][8][4] = {};
@@ -116,7 +116,7 @@ __device__ __forceinline__ void forward(T* out, float* lse, const Problem<T>& p)
             sum += __shfl_xor_sync(FULL_MASK, sum, 2);
             const int query = row + 16 * m + g + 8 * half;
             if (t == 0 && query < p.queries) {
-                lse[static_cast<size_t>(head) * p.queries + query] = fmaf(row_max[m][half], exponent.natural, logf(sum));
+                lse[static_cast<size_t>(head) * p.queries + query] = fmaf(row_max[m][half], exponent.factor, log2f(sum));
             }
             const float inverse = sum == 0.0f ? 0.0f : (dropout.on ? p.keep_scale : 1.0f) / sum;
 #pragma unroll

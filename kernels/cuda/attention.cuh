@@ -49,13 +49,11 @@ constexpr float LOG2E = 1.4426950408889634f;
 struct Exponent {
     bool scaled_first;
     float factor;   // of a kept score, in powers of two
-    float natural;  // of a kept score, in powers of e
 
     template <typename T>
     __device__ __forceinline__ explicit Exponent(const Problem<T>& p)
         : scaled_first(p.bias != nullptr || !(p.scale > 0.0f)),
-          factor(scaled_first ? LOG2E : p.scale * LOG2E),
-          natural(scaled_first ? 1.0f : p.scale) {}
+          factor(scaled_first ? LOG2E : p.scale * LOG2E) {}
 };
 
 // Dropout of one call.
@@ -81,6 +79,17 @@ __device__ __forceinline__ bool key_visible(const Problem<T>& p, int batch, int 
     return key < p.keys && (p.key_mask == nullptr || p.key_mask[static_cast<size_t>(batch) * p.keys + key] != 0);
 }
 
+// Bit c: key first + c, of 32 or 64, may be seen. The same in every lane.
+template <int KEYS, typename T>
+__device__ __forceinline__ uint64_t visible_keys(const Problem<T>& p, int batch, int first) {
+    static_assert(KEYS == 32 || KEYS == 64, "a bit a key");
+    const int lane = threadIdx.x % WARP;
+    const uint64_t low = __ballot_sync(FULL_MASK, key_visible(p, batch, first + lane));
+    if (KEYS == 32) return low;
+    const uint64_t high = __ballot_sync(FULL_MASK, key_visible(p, batch, first + 32 + lane));
+    return low | high << 32;
+}
+
 // Keep bits of the weights of `query` on keys 4 * quad .. 4 * quad + 3, bit i for key 4 * quad + i. Rows of draws start at
 // whole words, as in the CPU's kernel. `head` counts over batch and heads.
 template <typename T>
@@ -95,6 +104,7 @@ __device__ __forceinline__ uint32_t keep_bits(const Problem<T>& p, uint32_t step
 // Queries of one head in `stats`: an even number, so that 16 bytes hold two.
 __device__ __forceinline__ size_t stats_row(int queries) { return (static_cast<size_t>(queries) + 1) / 2 * 2; }
 
-// e^(score) / sum = 2^(factor * score - lse * log2(e)). A query that sees no key has lse -infinity and only scores of
-// -infinity: any finite number in its place gives weights of 0.
-__device__ __forceinline__ float finite_exponent(float lse) { return lse == NEGATIVE_INFINITY ? 0.0f : lse * LOG2E; }
+// e^(score) / sum = 2^(factor * score - lse), with lse the base-2 logarithm of the sum: a natural one would be rounded once more when
+// it is written and once more here, and the error is that of a whole row of weights. A query that sees no key has lse -infinity and
+// only scores of -infinity: any finite number in its place gives weights of 0.
+__device__ __forceinline__ float finite_exponent(float lse) { return lse == NEGATIVE_INFINITY ? 0.0f : lse; }

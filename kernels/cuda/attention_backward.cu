@@ -6,7 +6,7 @@
 // has a kernel of its own whose blocks own what they sum: seven products of tiles where one kernel would do five, but no
 // atomics, no second pass, and the same bits on every run.
 //
-// Launch attention_backward_queries first: it leaves {lse * log2(e), delta} of every query for the other two.
+// Launch attention_backward_queries first: it leaves {lse, delta} of every query for the other two.
 // Source: Dao et al. 2022, arXiv:2205.14135, algorithm 4 and appendix B.
 
 #include "attention_half.cuh"
@@ -55,8 +55,8 @@ __device__ __forceinline__ void score_gradients(
 }
 
 // attention_backward_queries: dq, overwritten or added to; and stats, for the kernels below
-// shapes   dq as q, with strides of its own; stats (B, NH, Tq rounded up to even, 2) f32: lse * log2(e) and delta;
-//          dout, out (B, Tq, NH, HS) contiguous; lse (B, NH, Tq) f32
+// shapes   dq as q, with strides of its own; stats (B, NH, Tq rounded up to even, 2) f32: lse (0 for -infinity) and delta;
+//          dout, out (B, Tq, NH, HS) contiguous; lse (B, NH, Tq) f32, as forward left it
 // traffic  reads Q, dout, out once, K and V once per query block (from L2 after the first); writes dq once
 // launch   grid (B * NH, ceil(Tq / 64)), block 128, shared 6 * 64 * D * 2 bytes; longest rows first when causal
 // limits   HS <= 128, Tq <= 65535 * 64; any strides
@@ -110,7 +110,7 @@ __device__ __forceinline__ void backward_queries(
             }
             continue;
         }
-        const uint64_t visible = visible_keys(p, b, tile);
+        const uint64_t visible = visible_keys<TILE>(p, b, tile);
         if (visible == 0 || row >= p.queries || (p.causal && tile >= offset + row + 16)) continue;
         float s[1][8][4] = {}, dw[1][8][4] = {};
         multiply_transposed<T, 1, 8, D>(s, q_tile, warp_row, k_tile, groups);
@@ -319,7 +319,7 @@ __device__ __forceinline__ void backward_bias(
         cp_async_commit();
         cp_async_wait<0>();
         __syncthreads();
-        const uint64_t visible = visible_keys(p, b, tile);
+        const uint64_t visible = visible_keys<TILE>(p, b, tile);
         if (visible == 0 || row >= p.queries) continue;
         const int head = b * p.heads + h;
         float2 of_query[2];

@@ -148,6 +148,28 @@ __device__ __forceinline__ float row_max(float x) {
     return x;
 }
 
+// Whether every aligned N keys of every row of the bias lie at a multiple of their size.
+template <int N>
+__device__ __forceinline__ bool bias_in_vectors(const Problem<float>& p) {
+    return p.keys % N == 0 && reinterpret_cast<uintptr_t>(p.bias) % (4 * N) == 0;
+}
+
+// The bias of keys first .. first + N, from one query's row. Past the last key, one before it stands in.
+template <int N>
+__device__ __forceinline__ void load_bias(float (&to)[N], const float* row, int first, int keys, bool vector) {
+    static_assert(N == 2 || N == 4, "one load of 8 or 16 bytes");
+    if (vector && N == 2) {
+        const float2 v = __ldg(reinterpret_cast<const float2*>(row + min(first, keys - N)));
+        to[0] = v.x, to[1] = v.y;
+    } else if (vector) {
+        const float4 v = __ldg(reinterpret_cast<const float4*>(row + min(first, keys - N)));
+        to[0] = v.x, to[1] = v.y, to[N - 2] = v.z, to[N - 1] = v.w;
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) to[i] = row[min(first + i, keys - 1)];
+    }
+}
+
 // Scores from products: scaled and with the bias where the exponent asks for it, -infinity where hidden. Queries are the
 // rows and keys the columns, or with KEYS_AS_ROWS the other way round; (row, col) is the thread's first pair.
 template <bool KEYS_AS_ROWS, int N>
@@ -157,20 +179,31 @@ __device__ __forceinline__ void finish_scores(
 #pragma unroll
         for (int i = 0; i < N * N; ++i) s[i / N][i % N] *= p.scale;
     }
+    const int first_query = KEYS_AS_ROWS ? col : row, first_key = KEYS_AS_ROWS ? row : col;
     if (p.bias != nullptr) {
-        // Past the last query or key, the last one's bias stands in: what it is added to is hidden or never stored.
+        // Past the last query or key, another one's bias stands in: what it is added to is hidden or never stored.
         const float* bias = p.bias + static_cast<size_t>(h) * p.queries * p.keys;
+        const bool vector = bias_in_vectors<N>(p);
 #pragma unroll
-        for (int i = 0; i < N * N; ++i) {
-            const int query = min(KEYS_AS_ROWS ? col + i % N : row + i / N, p.queries - 1);
-            const int key = min(KEYS_AS_ROWS ? row + i / N : col + i % N, p.keys - 1);
-            s[i / N][i % N] += bias[static_cast<size_t>(query) * p.keys + key];
+        for (int j = 0; j < N; ++j) {
+            float added[N];
+            const int query = min(first_query + j, p.queries - 1);
+            load_bias(added, bias + static_cast<size_t>(query) * p.keys, first_key, p.keys, vector);
+#pragma unroll
+            for (int i = 0; i < N; ++i) (KEYS_AS_ROWS ? s[i][j] : s[j][i]) += added[i];
         }
     }
     bool visible[N];
+    if constexpr (KEYS_AS_ROWS) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) visible[i] = key_visible(p, b, (KEYS_AS_ROWS ? row : col) + i);
-    const int first_query = KEYS_AS_ROWS ? col : row, first_key = KEYS_AS_ROWS ? row : col;
+        for (int i = 0; i < N; ++i) visible[i] = key_visible(p, b, first_key + i);
+    } else {
+        // 16 threads next to each other hold the keys of a tile.
+        const int in_tile = threadIdx.x % 16 * N;
+        const uint64_t of_tile = visible_keys<16 * N>(p, b, first_key - in_tile) >> in_tile;
+#pragma unroll
+        for (int i = 0; i < N; ++i) visible[i] = of_tile >> i & 1;
+    }
     // How far the first key lies past the last one that the first query sees.
     const int ahead = p.causal ? first_key - (p.keys - p.queries + first_query) : -N;
     const int left = p.queries - first_query;
@@ -317,7 +350,7 @@ __device__ __forceinline__ void forward(float* out, float* lse, const Problem<fl
     for (int i = 0; i < N; ++i) {
         const float total = row_sum(sum[i]);
         if (x == 0 && row + i < p.queries) {
-            lse[static_cast<size_t>(head) * p.queries + row + i] = fmaf(highest[i], exponent.natural, logf(total));
+            lse[static_cast<size_t>(head) * p.queries + row + i] = fmaf(highest[i], exponent.factor, log2f(total));
         }
         const float inverse = total == 0.0f ? 0.0f : (dropout.on ? p.keep_scale : 1.0f) / total;
 #pragma unroll

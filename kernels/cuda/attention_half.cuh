@@ -242,15 +242,6 @@ __device__ __forceinline__ void store_rows(
     copy_rows<true, D, MT>(target, stride, staging, first, rows, head_size, vector);
 }
 
-// Bit c: key first + c is in range and not masked. The same in every lane.
-template <typename T>
-__device__ __forceinline__ uint64_t visible_keys(const Problem<T>& p, int batch, int first) {
-    const int lane = threadIdx.x % 32;
-    const uint64_t low = __ballot_sync(FULL_MASK, key_visible(p, batch, first + lane));
-    const uint64_t high = __ballot_sync(FULL_MASK, key_visible(p, batch, first + 32 + lane));
-    return low | high << 32;
-}
-
 // The bits of `visible` up to and including bit `last`.
 __device__ __forceinline__ uint64_t up_to(uint64_t visible, int last) {
     return last < 0 ? 0 : last >= 63 ? visible : visible & ((2ull << last) - 1);

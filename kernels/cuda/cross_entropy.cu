@@ -1,6 +1,7 @@
 // cross_entropy.cu: softmax cross-entropy over logits, forward, backward in place, and both at once.
 
 #include "common.cuh"
+#include "ids.cuh"
 
 // A maximum and the sum of e^(x - maximum): the state of an online log-sum-exp (Milakov and Gimelshein 2018, arXiv:1805.02867).
 struct MaxSum {
@@ -80,7 +81,7 @@ template <typename T> __device__ __forceinline__ MaxSum row_state(const T* row, 
     return block_merge(state, slots);
 }
 
-// What a target is: ignored, inside the vocabulary, or outside of it, which makes the loss NaN since nobody waits here to report it.
+// What a target is: ignored, inside the vocabulary, or outside of it, which makes the loss NaN (and is reported, ids.cuh).
 __device__ __forceinline__ bool counts(int32_t target, int32_t ignore_index) { return target != ignore_index; }
 
 // cross_entropy_forward: lse[n] = log of sum over v of e^logits[n,v]; loss[n] = lse[n] - logits[n, target[n]], 0 when ignored;
@@ -220,21 +221,25 @@ __device__ __forceinline__ void cross_entropy_fused(T* __restrict__ dlogits, flo
 }
 
 // cross_entropy_finish: out = factor * sum of loss, hits = sum of hit, with factor = 1/divisor, or 1/(counted targets) when divisor is
-//   negative; divided by 0: factor 0
-// shapes   out, factor: one f32 each; hits: one i32; loss (N) f32; hit, targets (N) i32
+//   negative; divided by 0: factor 0. A target outside the vocabulary is reported (ids.cuh)
+// shapes   out, factor: one f32 each; hits: one i32; loss (N) f32; hit, targets (N) i32; report one u64
 // traffic  reads 3 N words
 // launch   one block of 1024 threads
 // limits   any N
 // order    thread t adds t, t + 1024, ... in f64; then a tree
 extern "C" __global__ void __launch_bounds__(1024)
     cross_entropy_finish(float* out, float* factor, int32_t* hits, const float* loss, const int32_t* hit,
-                         const int32_t* targets, uint32_t rows, int32_t ignore_index, float divisor) {
+                         const int32_t* targets, unsigned long long* report, uint32_t rows, uint32_t vocab,
+                         int32_t ignore_index, float divisor) {
     __shared__ double loss_slots[WARP], hit_slots[WARP], count_slots[WARP];
     double total = 0.0, hit_total = 0.0, counted = 0.0;
     for (uint32_t n = threadIdx.x; n < rows; n += blockDim.x) {
         total += double(loss[n]);
         hit_total += double(hit[n]);
-        counted += counts(targets[n], ignore_index) ? 1.0 : 0.0;
+        const int32_t target = targets[n];
+        const bool counts_here = counts(target, ignore_index);
+        counted += counts_here ? 1.0 : 0.0;
+        if (counts_here && uint32_t(target) >= vocab) report_id(report, n, target);
     }
     const int warps = blockDim.x / WARP;
     total = row_sum(total, loss_slots, 0, warps);

@@ -4,9 +4,10 @@
 // them in pieces of a fixed length. No atomics: the sums' order is a function of the ids alone.
 
 #include "common.cuh"
+#include "ids.cuh"
 
-// embedding_forward: out[n, :] = weight[ids[n], :]; an id outside the table gives NaN, since nobody waits here to report it
-// shapes   out (N, C), weight (V, C) of elements of `size` bytes; ids (N) i32
+// embedding_forward: out[n, :] = weight[ids[n], :]; an id outside the table gives NaN and is reported (ids.cuh)
+// shapes   out (N, C), weight (V, C) of elements of `size` bytes; ids (N) i32; report one u64
 // traffic  reads and writes N*C elements
 // launch   one-dimensional, 256 threads; a row is `chunks` chunks of 16 bytes when rows and arrays are 16-byte aligned, else
 //          `chunks` elements
@@ -14,12 +15,13 @@
 // order    no sums
 template <typename T>
 __device__ __forceinline__ void embedding_forward(T* __restrict__ out, const int32_t* __restrict__ ids,
-                                                  const T* __restrict__ weight, size_t total, uint32_t chunks,
-                                                  uint32_t vocab, bool wide) {
+                                                  const T* __restrict__ weight, unsigned long long* report,
+                                                  size_t total, uint32_t chunks, uint32_t vocab, bool wide) {
     for (size_t i = thread_index(); i < total; i += thread_count()) {
         const size_t n = i / chunks, c = i - n * chunks;
         const uint32_t id = ids[n];
         const size_t from = size_t(id) * chunks + c;
+        if (id >= vocab && c == 0) report_id(report, n, id);
         if (wide) {
             // All bits set is NaN in every float dtype.
             reinterpret_cast<uint4*>(out)[i] =
@@ -264,15 +266,15 @@ __device__ __forceinline__ void embedding_backward_crossing(G* dweight, const fl
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    embedding_forward_b16(uint16_t* out, const int32_t* ids, const uint16_t* weight, uint64_t total, uint32_t chunks,
-                          uint32_t vocab, uint32_t wide) {
-    embedding_forward(out, ids, weight, total, chunks, vocab, wide);
+    embedding_forward_b16(uint16_t* out, const int32_t* ids, const uint16_t* weight, unsigned long long* report,
+                          uint64_t total, uint32_t chunks, uint32_t vocab, uint32_t wide) {
+    embedding_forward(out, ids, weight, report, total, chunks, vocab, wide);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    embedding_forward_b32(uint32_t* out, const int32_t* ids, const uint32_t* weight, uint64_t total, uint32_t chunks,
-                          uint32_t vocab, uint32_t wide) {
-    embedding_forward(out, ids, weight, total, chunks, vocab, wide);
+    embedding_forward_b32(uint32_t* out, const int32_t* ids, const uint32_t* weight, unsigned long long* report,
+                          uint64_t total, uint32_t chunks, uint32_t vocab, uint32_t wide) {
+    embedding_forward(out, ids, weight, report, total, chunks, vocab, wide);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

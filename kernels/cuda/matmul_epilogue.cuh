@@ -2,7 +2,7 @@
 // type, with 16-byte stores where rows are aligned.
 //
 //   v = product + bias                                  (the null pointers and EPILOGUE_ bits say which of these)
-//   gelu:           pre = v, v = gelu(v)                out = v + residual, or out += v + residual
+//   gelu:           pre = v (unless null), v = gelu(v)  out = v + residual, or out += v + residual
 //   gelu backward:  v = v gelu'(pre)
 // order: each element is one thread's, so the result does not depend on timing.
 
@@ -14,7 +14,7 @@
 constexpr unsigned EPILOGUE_ACCUMULATE = 1;      // out += instead of out =
 constexpr unsigned EPILOGUE_OUT_F32 = 2;         // out is f32 although the operands are not: bias and accumulation only
 constexpr unsigned EPILOGUE_VECTOR = 4;          // rows of out, residual and pre, and bias, are 16-byte aligned
-constexpr unsigned EPILOGUE_GELU = 8;            // pre = v, v = gelu(v)
+constexpr unsigned EPILOGUE_GELU = 8;            // pre = v where there is one, v = gelu(v)
 constexpr unsigned EPILOGUE_GELU_BACKWARD = 16;  // v = v gelu'(pre)
 constexpr unsigned EPILOGUE_TANH_FORM = 32;      // of gelu; else the erf form
 
@@ -66,7 +66,7 @@ struct Store {
         }
 #pragma unroll
         for (int i = 0; i < LEN; i++) result[i] = finished(v[i], offset[i], skip[i], before[i], argument[i]);
-        if (CHAIN == FULL && (flags & EPILOGUE_GELU)) Vec<O>::pack(argument).store(pre + at);
+        if (CHAIN == FULL && (flags & EPILOGUE_GELU) && pre) Vec<O>::pack(argument).store(pre + at);
         Vec<O>::pack(result).store(out + at);
     }
 
@@ -76,7 +76,7 @@ struct Store {
         const float skip = CHAIN == FULL && residual ? to_f32(residual[at]) : 0.0f;
         float argument = CHAIN == FULL && (flags & EPILOGUE_GELU_BACKWARD) ? to_f32(pre[at]) : 0.0f;
         const float result = finished(v, bias ? to_f32(bias[col]) : 0.0f, skip, before, argument);
-        if (CHAIN == FULL && (flags & EPILOGUE_GELU)) pre[at] = from_f32<O>(argument);
+        if (CHAIN == FULL && (flags & EPILOGUE_GELU) && pre) pre[at] = from_f32<O>(argument);
         out[at] = from_f32<O>(result);
     }
 

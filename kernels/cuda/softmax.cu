@@ -24,7 +24,7 @@ constexpr int VECTORS = 4;
 // order    a thread's elements in order, a butterfly over the warp, another over the warps
 // source   Bridle 1990
 //
-// softmax_forward_any: the same for any C and alignment; a block of 256 threads a row, three walks along it
+// softmax_forward_any: this and softmax_forward_masked for any C and alignment; a block of 256 threads a row, three walks along it
 template <typename T>
 __device__ __forceinline__ void softmax_forward(T* __restrict__ out, const T* __restrict__ inp, size_t rows,
                                                 uint32_t cols, float scale) {
@@ -80,21 +80,96 @@ __device__ __forceinline__ void softmax_forward(T* __restrict__ out, const T* __
     }
 }
 
+// The mask of a softmax: null pointers are none. Row n has row n / repeat % count of it.
+template <typename T> struct Mask {
+    const int32_t* keys;  // 0 hides an element
+    const T* added;       // to the scaled element
+    uint32_t repeat, count;
+
+    __device__ __forceinline__ size_t row(size_t n) const { return n / repeat % count; }
+    __device__ __forceinline__ float score(float x, float scale, size_t at) const {
+        const float score = fmaf(x, scale, added == nullptr ? 0.0f : to_f32(added[at]));
+        return keys != nullptr && keys[at] == 0 ? NEGATIVE_INFINITY : score;
+    }
+};
+
+// softmax_forward_masked: as softmax_forward, of scale x + mask, or without what the mask hides; a row that sees nothing gives zeros
+// shapes   as softmax_forward; mask (count, C): i32 of which 0 hides, or of T to be added
+// traffic  reads x and the mask's row, writes N*C elements
+// launch, order, source as softmax_forward
+// limits   as softmax_forward, and 16-byte aligned masks
+template <typename T>
+__device__ __forceinline__ void softmax_forward_masked(T* __restrict__ out, const T* __restrict__ inp, size_t rows,
+                                                       uint32_t cols, float scale, const Mask<T>& mask) {
+    constexpr int N = Vec<T>::N;
+    __shared__ float max_slots[WARP], sum_slots[WARP];
+    const int warps = blockDim.x / WARP, first_warp = threadIdx.y * warps;
+    const size_t row = size_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    const uint32_t vectors = row < rows ? cols / N : 0;
+    const size_t mask_row = mask.row(row) * cols;
+    float s[VECTORS][N];
+    float largest = NEGATIVE_INFINITY, sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < VECTORS; ++i) {
+        const uint32_t v = threadIdx.x + i * blockDim.x;
+        if (v >= vectors) continue;
+        Vec<T>::load_constant(inp + row * cols + v * N).unpack(s[i]);
+        float added[N] = {};
+        if (mask.added != nullptr) Vec<T>::load_constant(mask.added + mask_row + v * N).unpack(added);
+#pragma unroll
+        for (int k = 0; k < N; ++k) s[i][k] = fmaf(s[i][k], scale, added[k]);
+        if (mask.keys != nullptr) {
+#pragma unroll
+            for (int k = 0; k < N; k += 4) {
+                const int4 seen = __ldg(reinterpret_cast<const int4*>(mask.keys + mask_row + v * N + k));
+                if (seen.x == 0) s[i][k] = NEGATIVE_INFINITY;
+                if (seen.y == 0) s[i][k + 1] = NEGATIVE_INFINITY;
+                if (seen.z == 0) s[i][k + 2] = NEGATIVE_INFINITY;
+                if (seen.w == 0) s[i][k + 3] = NEGATIVE_INFINITY;
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < N; ++k) largest = fmaxf(largest, s[i][k]);
+    }
+    largest = row_max(largest, max_slots, first_warp, warps);
+    const float shift = largest == NEGATIVE_INFINITY ? 0.0f : largest;
+#pragma unroll
+    for (int i = 0; i < VECTORS; ++i) {
+        if (threadIdx.x + i * blockDim.x >= vectors) continue;
+#pragma unroll
+        for (int k = 0; k < N; ++k) {
+            s[i][k] = expf(s[i][k] - shift);
+            sum += s[i][k];
+        }
+    }
+    sum = row_sum(sum, sum_slots, first_warp, warps);
+    const float inverse = sum == 0.0f ? 0.0f : __fdividef(1.0f, sum);
+#pragma unroll
+    for (int i = 0; i < VECTORS; ++i) {
+        const uint32_t v = threadIdx.x + i * blockDim.x;
+        if (v >= vectors) continue;
+#pragma unroll
+        for (int k = 0; k < N; ++k) s[i][k] *= inverse;
+        Vec<T>::pack(s[i]).store(out + row * cols + v * N);
+    }
+}
+
 template <typename T>
 __device__ __forceinline__ void softmax_forward_any(T* __restrict__ out, const T* __restrict__ inp, uint32_t cols,
-                                                    float scale) {
+                                                    float scale, const Mask<T>& mask) {
     __shared__ float max_slots[WARP], sum_slots[WARP];
     const int warps = blockDim.x / WARP;
-    const size_t start = size_t(blockIdx.x) * cols;
+    const size_t start = size_t(blockIdx.x) * cols, mask_row = mask.row(blockIdx.x) * cols;
+    const auto score = [&](uint32_t c) { return mask.score(to_f32(inp[start + c]), scale, mask_row + c); };
     float largest = NEGATIVE_INFINITY, sum = 0.0f;
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) largest = fmaxf(largest, to_f32(inp[start + c]) * scale);
+    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) largest = fmaxf(largest, score(c));
     largest = row_max(largest, max_slots, 0, warps);
     const float shift = largest == NEGATIVE_INFINITY ? 0.0f : largest;
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) sum += expf(to_f32(inp[start + c]) * scale - shift);
+    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) sum += expf(score(c) - shift);
     sum = row_sum(sum, sum_slots, 0, warps);
     const float inverse = sum == 0.0f ? 0.0f : __fdividef(1.0f, sum);
     for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        out[start + c] = from_f32<T>(expf(to_f32(inp[start + c]) * scale - shift) * inverse);
+        out[start + c] = from_f32<T>(expf(score(c) - shift) * inverse);
     }
 }
 
@@ -179,8 +254,15 @@ extern "C" __global__ void __launch_bounds__(1024)
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    softmax_forward_any_f32(float* out, const float* inp, uint32_t cols, float scale) {
-    softmax_forward_any(out, inp, cols, scale);
+    softmax_forward_any_f32(float* out, const float* inp, uint32_t cols, float scale, const int32_t* keys, const float* added,
+                            uint32_t repeat, uint32_t count) {
+    softmax_forward_any(out, inp, cols, scale, Mask<float>{keys, added, repeat, count});
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+    softmax_forward_masked_f32(float* out, const float* inp, uint64_t rows, uint32_t cols, float scale, const int32_t* keys,
+                               const float* added, uint32_t repeat, uint32_t count) {
+    softmax_forward_masked(out, inp, rows, cols, scale, Mask<float>{keys, added, repeat, count});
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
@@ -201,8 +283,15 @@ extern "C" __global__ void __launch_bounds__(1024)
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    softmax_forward_any_f16(f16* out, const f16* inp, uint32_t cols, float scale) {
-    softmax_forward_any(out, inp, cols, scale);
+    softmax_forward_any_f16(f16* out, const f16* inp, uint32_t cols, float scale, const int32_t* keys, const f16* added,
+                            uint32_t repeat, uint32_t count) {
+    softmax_forward_any(out, inp, cols, scale, Mask<f16>{keys, added, repeat, count});
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+    softmax_forward_masked_f16(f16* out, const f16* inp, uint64_t rows, uint32_t cols, float scale, const int32_t* keys,
+                               const f16* added, uint32_t repeat, uint32_t count) {
+    softmax_forward_masked(out, inp, rows, cols, scale, Mask<f16>{keys, added, repeat, count});
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
@@ -223,8 +312,15 @@ extern "C" __global__ void __launch_bounds__(1024)
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    softmax_forward_any_bf16(bf16* out, const bf16* inp, uint32_t cols, float scale) {
-    softmax_forward_any(out, inp, cols, scale);
+    softmax_forward_any_bf16(bf16* out, const bf16* inp, uint32_t cols, float scale, const int32_t* keys, const bf16* added,
+                            uint32_t repeat, uint32_t count) {
+    softmax_forward_any(out, inp, cols, scale, Mask<bf16>{keys, added, repeat, count});
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+    softmax_forward_masked_bf16(bf16* out, const bf16* inp, uint64_t rows, uint32_t cols, float scale, const int32_t* keys,
+                               const bf16* added, uint32_t repeat, uint32_t count) {
+    softmax_forward_masked(out, inp, rows, cols, scale, Mask<bf16>{keys, added, repeat, count});
 }
 
 extern "C" __global__ void __launch_bounds__(1024)

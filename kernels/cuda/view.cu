@@ -31,7 +31,10 @@ __device__ __forceinline__ void view_copy(T* __restrict__ out, const T* __restri
 }
 
 // view_transpose: out[b, c, r] = inp[b, r, c]: a copy whose reads are contiguous along another dimension than its writes
-// shapes   out (outer0, outer1, C, R) row-major; inp: rows `row_stride` apart, columns 1 apart, outer dimensions as given
+//   c is the dimension along which inp is contiguous, r the last one of out; b stands for what else there is, before c or between c
+//   and r: with reversed dimensions, b lies between.
+// shapes   out: columns `out_stride` apart, rows 1 apart; inp: rows `row_stride` apart, columns 1 apart; two outer dimensions, with
+//          strides on both sides
 // traffic  reads and writes each element once, both in runs of 32 elements
 // launch   grid (ceil(C/32), ceil(R/32), outer0 * outer1), block (32, 8); a tile of 32 x 33 elements in shared memory (the odd row
 //          length spreads a column over all banks)
@@ -39,12 +42,12 @@ __device__ __forceinline__ void view_copy(T* __restrict__ out, const T* __restri
 // order    no sums
 template <typename T>
 __device__ __forceinline__ void view_transpose(T* __restrict__ out, const T* __restrict__ inp, uint32_t rows,
-                                               uint32_t cols, uint32_t row_stride, uint32_t inner_outer,
-                                               uint32_t outer0_stride, uint32_t outer1_stride) {
+                                               uint32_t cols, uint32_t out_stride, uint32_t row_stride, uint32_t outer1_size,
+                                               uint32_t out0, uint32_t out1, uint32_t inp0, uint32_t inp1) {
     __shared__ T tile[32][33];
-    const uint32_t outer0 = blockIdx.z / inner_outer, outer1 = blockIdx.z % inner_outer;
-    inp += size_t(outer0) * outer0_stride + size_t(outer1) * outer1_stride;
-    out += size_t(blockIdx.z) * rows * cols;
+    const size_t outer0 = blockIdx.z / outer1_size, outer1 = blockIdx.z % outer1_size;
+    inp += outer0 * inp0 + outer1 * inp1;
+    out += outer0 * out0 + outer1 * out1;
     const uint32_t first_col = blockIdx.x * 32, first_row = blockIdx.y * 32;
     for (uint32_t y = threadIdx.y; y < 32; y += 8) {
         const uint32_t row = first_row + y, col = first_col + threadIdx.x;
@@ -53,7 +56,7 @@ __device__ __forceinline__ void view_transpose(T* __restrict__ out, const T* __r
     __syncthreads();
     for (uint32_t y = threadIdx.y; y < 32; y += 8) {
         const uint32_t col = first_col + y, row = first_row + threadIdx.x;
-        if (row < rows && col < cols) out[size_t(col) * rows + row] = tile[threadIdx.x][y];
+        if (row < rows && col < cols) out[size_t(col) * out_stride + row] = tile[threadIdx.x][y];
     }
 }
 
@@ -66,9 +69,9 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    view_transpose_b16(uint16_t* out, const uint16_t* inp, uint32_t rows, uint32_t cols, uint32_t row_stride, uint32_t inner_outer,
-                       uint32_t outer0_stride, uint32_t outer1_stride) {
-    view_transpose(out, inp, rows, cols, row_stride, inner_outer, outer0_stride, outer1_stride);
+    view_transpose_b16(uint16_t* out, const uint16_t* inp, uint32_t rows, uint32_t cols, uint32_t out_stride, uint32_t row_stride,
+                       uint32_t outer1_size, uint32_t out0, uint32_t out1, uint32_t inp0, uint32_t inp1) {
+    view_transpose(out, inp, rows, cols, out_stride, row_stride, outer1_size, out0, out1, inp0, inp1);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -80,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    view_transpose_b32(uint32_t* out, const uint32_t* inp, uint32_t rows, uint32_t cols, uint32_t row_stride, uint32_t inner_outer,
-                       uint32_t outer0_stride, uint32_t outer1_stride) {
-    view_transpose(out, inp, rows, cols, row_stride, inner_outer, outer0_stride, outer1_stride);
+    view_transpose_b32(uint32_t* out, const uint32_t* inp, uint32_t rows, uint32_t cols, uint32_t out_stride, uint32_t row_stride,
+                       uint32_t outer1_size, uint32_t out0, uint32_t out1, uint32_t inp0, uint32_t inp1) {
+    view_transpose(out, inp, rows, cols, out_stride, row_stride, outer1_size, out0, out1, inp0, inp1);
 }

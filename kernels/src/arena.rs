@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use crate::device::{Gpu, lock};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
+use crate::memory_plan::is_planned;
 use crate::slice::{Slice, SliceMut};
 
 /// Buffers start at multiples of this: the driver's own alignment.
@@ -169,6 +170,10 @@ impl Arena {
             *live -= buffer.class;
         }
         let pool = buffer.pool.filter(|pool| self.pools.contains_key(pool)).or(self.capturing);
+        if is_planned(buffer.address) && buffer.pool.is_none_or(|pool| !self.pools.contains_key(&pool)) {
+            self.memory.reserved -= buffer.class;
+            return;
+        }
         let lists = pool.and_then(|pool| self.pools.get_mut(&pool)).unwrap_or(&mut self.free);
         lists.entry(buffer.class).or_default().push(buffer.address);
     }
@@ -180,6 +185,29 @@ impl Arena {
         self.pools.insert(pool, std::mem::take(&mut self.free));
         self.capturing = Some(pool);
         pool
+    }
+
+    /// Begins a pool without blocks, for what is planned.
+    pub(crate) fn open_empty_pool(&mut self) -> u32 {
+        self.pools_opened += 1;
+        self.pools.insert(self.pools_opened, FreeLists::new());
+        self.capturing = Some(self.pools_opened);
+        self.pools_opened
+    }
+
+    /// Forgets a pool's planned blocks; the others, which were dropped meanwhile, are everybody's.
+    pub(crate) fn discard_pool(&mut self, pool: u32) {
+        for (class, blocks) in self.pools.remove(&pool).into_iter().flatten() {
+            let (planned, real): (Vec<u64>, Vec<u64>) =
+                blocks.into_iter().partition(|block| is_planned(*block));
+            self.memory.reserved -= class * planned.len();
+            self.free.entry(class).or_default().extend(real);
+        }
+    }
+
+    /// The peak of what is real, after something was planned.
+    pub(crate) fn restore_peak(&mut self, peak: usize) {
+        self.memory.peak = peak.max(self.memory.live);
     }
 
     /// Back to the blocks for everybody.

@@ -95,7 +95,7 @@ pub enum Gradients<'a> {
 pub struct Saved<'a> {
     /// (batch, queries, heads, head_size), as `dout`.
     pub out: Slice<'a>,
-    /// (batch, heads, queries) f32.
+    /// (batch, heads, queries) f32: log2 of the sum of e^score.
     pub lse: Slice<'a>,
     pub dout: Slice<'a>,
 }
@@ -325,7 +325,7 @@ impl Attention<'_> {
         [(self.batch * self.heads) as u32, count.div_ceil(rows) as u32, 1]
     }
 
-    /// out (batch, queries, heads, head_size), lse (batch, heads, queries) f32; both overwritten.
+    /// out (batch, queries, heads, head_size), lse (batch, heads, queries) f32, log2 of the sum of e^score; both overwritten.
     ///
     /// # Errors
     /// [`Error::Argument`] when an array is too short or of another dtype, the head size is above [`MAX_HEAD_SIZE`], there are no
@@ -357,8 +357,8 @@ impl Attention<'_> {
         gpu.launch(entry, grid, [tiles.threads, 1, 1], tiles.forward_bytes(), &args)
     }
 
-    /// dq, dk, dv of the dtype of q, and dbias (heads, queries, keys) f32 where asked for: overwritten, or with `accumulate`
-    /// added to.
+    /// dq, dk, dv of the dtype of q: overwritten, or with `accumulate` added to. dbias (heads, queries, keys) f32 where asked for, by
+    /// its own flag.
     ///
     /// # Errors
     /// As [`Attention::forward`], and [`Error::OutOfMemory`] without room for two floats a query and head.
@@ -366,7 +366,7 @@ impl Attention<'_> {
         &self,
         gpu: &'static Gpu,
         gradients: Gradients,
-        dbias: Option<SliceMut>,
+        dbias: Option<(SliceMut, bool)>,
         saved: Saved,
         q: Heads,
         k: Heads,
@@ -374,7 +374,10 @@ impl Attention<'_> {
         accumulate: bool,
     ) -> Result<()> {
         if self.is_empty() {
-            return Ok(());
+            return match dbias {
+                Some((dbias, false)) => gpu.fill_zero(dbias),
+                _ => Ok(()),
+            };
         }
         self.check()?;
         let (elem, class) = (q.data.elem(), self.class());
@@ -393,7 +396,7 @@ impl Attention<'_> {
         let [dq, dk, dv] = targets;
         let accumulate = Arg::I32(accumulate as i32);
 
-        // {lse * log2(e), delta} of each query; rows of an even number, so that 16 bytes hold two queries.
+        // {lse, delta} of each query; rows of an even number, so that 16 bytes hold two queries.
         let stats_len = 2 * self.batch * self.heads * self.queries.next_multiple_of(2);
         let mut stats = gpu.buffer(Elem::F32, stats_len)?;
         let mut args = dq.args().to_vec();
@@ -410,10 +413,15 @@ impl Attention<'_> {
         let entry = elem.pick(OP, BACKWARD_KEYS[class])?;
         gpu.launch(entry, self.grid(self.keys, tiles.rows), block, tiles.keys_bytes(), &args)?;
 
-        let Some(dbias) = dbias else { return Ok(()) };
+        let Some((dbias, added_to)) = dbias else { return Ok(()) };
         dbias.expect(OP, "dbias", Elem::F32, self.heads * self.queries * self.keys)?;
-        let mut args =
-            vec![Arg::from(&dbias), stats, saved.dout.into(), accumulate, Arg::I32(self.batch as i32)];
+        let mut args = vec![
+            Arg::from(&dbias),
+            stats,
+            saved.dout.into(),
+            Arg::I32(added_to as i32),
+            Arg::I32(self.batch as i32),
+        ];
         args.extend(&problem);
         let tiles = Tiles::new(elem, 1);
         let blocks = |size: usize| size.div_ceil(tiles.rows) as u32;

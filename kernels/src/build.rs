@@ -7,8 +7,10 @@ use std::process::Command;
 use crate::device::lock;
 use crate::manifest::{File, Manifest, Usage};
 
+/// What a source is compiled for, unless it lies in a folder of `cuda` with the name of another.
 const ARCH: &str = "sm_80";
-const FLAGS: &[&str] = &["-ptx", "-arch=compute_80", "-std=c++17", "-O3", "-fmad=false", "-lineinfo"];
+const HOPPER: &str = "sm_90a";
+const FLAGS: &[&str] = &["-ptx", "-std=c++17", "-O3", "-fmad=false", "-lineinfo"];
 /// The oldest PTX version that has all the kernels use, so that drivers from CUDA 12.0 on take it; nvcc writes its own, newer one.
 const PTX_VERSION: &str = "8.0";
 
@@ -28,8 +30,10 @@ pub fn build(cuda: &Path, check: bool) -> Result<String, String> {
     let flags: Vec<String> = FLAGS.iter().map(|flag| flag.to_string()).collect();
     let same_tools = old.compiler == compiler && old.flags == flags && old.ptx_version == PTX_VERSION;
     let sources = files(&root.join("cuda"), "cu")?;
-    let folder = root.join("ptx").join(ARCH);
-    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    for arch in [ARCH, HOPPER] {
+        let folder = root.join("ptx").join(arch);
+        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
 
     let jobs = std::sync::Mutex::new(sources.iter());
     let done = std::sync::Mutex::new((BTreeMap::new(), 0));
@@ -38,7 +42,7 @@ pub fn build(cuda: &Path, check: bool) -> Result<String, String> {
             let Some(source) = lock(&jobs).next() else { return Ok(()) };
             let stem = stem(source);
             let hash = source_hash(&root, source)?;
-            let path = folder.join(format!("{stem}.ptx"));
+            let path = ptx_path(&root, source);
             let current =
                 std::fs::read(&path).map(|text| blake3::hash(&text).to_string()).unwrap_or_default();
             let known =
@@ -58,7 +62,7 @@ pub fn build(cuda: &Path, check: bool) -> Result<String, String> {
                         std::fs::write(&path, text)
                             .map_err(|error| format!("{}: {error}", path.display()))?;
                     }
-                    File { source: hash, ptx, entries }
+                    File { arch: arch_of(source).into(), source: hash, ptx, entries }
                 }
             };
             lock(&done).0.insert(stem, file);
@@ -72,8 +76,8 @@ pub fn build(cuda: &Path, check: bool) -> Result<String, String> {
             .try_for_each(|worker| worker.join().expect("bug in handloom-kernels: a worker panicked"))
     })?;
     let (new, compiled) = done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for path in files(&folder, "ptx")? {
-        if !new.contains_key(&stem(&path)) {
+    for path in files(&root.join("ptx"), "ptx")? {
+        if new.get(&stem(&path)).is_none_or(|file| !path.parent().is_some_and(|p| p.ends_with(&file.arch))) {
             if check {
                 return Err(format!("{} has no source", path.display()));
             }
@@ -98,7 +102,7 @@ pub fn build(cuda: &Path, check: bool) -> Result<String, String> {
     Ok(format!("{compiled} of {} files compiled; {entries} kernels", sources.len()))
 }
 
-/// What every kernel of the committed PTX needs on `arch`, by entry.
+/// What every kernel of the committed PTX that runs on `arch` needs there, by entry.
 ///
 /// # Errors
 /// The assembler's message.
@@ -108,14 +112,14 @@ pub fn usage_on(cuda: &Path, arch: &str) -> Result<BTreeMap<String, Usage>, Stri
     let folder = scratch_folder(arch)?;
     let cubin = folder.join("out.cubin").to_string_lossy().into_owned();
     let mut entries = BTreeMap::new();
-    for path in files(&root.join("ptx").join(ARCH), "ptx")? {
+    for path in ptx_for(&root, arch)? {
         entries.extend(tools.assemble(&path.to_string_lossy(), arch, &cubin)?);
     }
     std::fs::remove_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(entries)
 }
 
-/// SASS of every committed PTX file for `arch`, by entry: one instruction a line, as `nvdisasm` prints them.
+/// SASS of every committed PTX file that runs on `arch`, by entry: one instruction a line, as `nvdisasm` prints them.
 ///
 /// # Errors
 /// The assembler's or disassembler's message.
@@ -125,7 +129,7 @@ pub fn disassemble(cuda: &Path, arch: &str) -> Result<BTreeMap<String, Vec<Strin
     let folder = scratch_folder("sass")?;
     let cubin = folder.join("out.cubin").to_string_lossy().into_owned();
     let mut functions = BTreeMap::new();
-    for path in files(&root.join("ptx").join(ARCH), "ptx")? {
+    for path in ptx_for(&root, arch)? {
         tools.assemble(&path.to_string_lossy(), arch, &cubin)?;
         let (text, _) = tools.output("nvdisasm", &["-c", &cubin])?;
         functions.extend(instructions(&text));
@@ -207,13 +211,14 @@ impl Tools {
         let folder = scratch_folder(&stem(source))?;
         let (ptx, cubin) = (folder.join("out.ptx"), folder.join("out.cubin"));
         let (ptx, cubin) = (ptx.to_string_lossy().into_owned(), cubin.to_string_lossy().into_owned());
+        let arch = format!("-arch={}", arch_of(source).replace("sm_", "compute_"));
         let mut args = FLAGS.to_vec();
-        args.extend(["-I", "cuda", &relative, "-o", &ptx]);
+        args.extend([&arch, "-I", "cuda", &relative, "-o", &ptx]);
         self.output("nvcc", &args)?;
         let text = std::fs::read_to_string(&ptx).map_err(|error| format!("{ptx}: {error}"))?;
         let text = self.portable(&text);
         std::fs::write(&ptx, &text).map_err(|error| format!("{ptx}: {error}"))?;
-        let entries = self.assemble(&ptx, ARCH, &cubin)?;
+        let entries = self.assemble(&ptx, arch_of(source), &cubin)?;
         std::fs::remove_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         Ok((text, entries))
     }
@@ -259,6 +264,23 @@ impl Tools {
         }
         out
     }
+}
+
+/// The architecture a source or PTX file is for: the name of its folder, if it has one of its own.
+fn arch_of(path: &Path) -> &'static str {
+    if path.parent().is_some_and(|folder| folder.ends_with(HOPPER)) { HOPPER } else { ARCH }
+}
+
+/// Where a source's PTX lies.
+fn ptx_path(root: &Path, source: &Path) -> PathBuf {
+    root.join("ptx").join(arch_of(source)).join(format!("{}.ptx", stem(source)))
+}
+
+/// The committed PTX that runs on `arch`: sm_80's on all, sm_90a's on itself alone.
+fn ptx_for(root: &Path, arch: &str) -> Result<Vec<PathBuf>, String> {
+    let mut paths = files(&root.join("ptx"), "ptx")?;
+    paths.retain(|path| [ARCH, arch].contains(&arch_of(path)));
+    Ok(paths)
 }
 
 fn stem(path: &Path) -> String {
@@ -360,7 +382,7 @@ pub fn check_hashes(manifest: &Manifest) -> Result<(), String> {
                 "{stem}.cu or a header it includes changed since its PTX was made; run build-kernels"
             ));
         }
-        let path = root.join("ptx").join(ARCH).join(format!("{stem}.ptx"));
+        let path = ptx_path(&root, source);
         let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         if blake3::hash(&text).to_string() != file.ptx {
             return Err(format!("{stem}.ptx is not what the manifest says; run build-kernels"));

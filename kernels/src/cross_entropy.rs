@@ -4,6 +4,7 @@ use crate::device::Gpu;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::grid::{self, WARP};
+use crate::ids::Site;
 use crate::slice::{Arg, Slice, SliceMut};
 
 const FORWARD: [&str; 3] =
@@ -11,6 +12,9 @@ const FORWARD: [&str; 3] =
 const BACKWARD: [&str; 3] =
     ["cross_entropy_backward_f32", "cross_entropy_backward_f16", "cross_entropy_backward_bf16"];
 const FUSED: [&str; 3] = ["cross_entropy_fused_f32", "cross_entropy_fused_f16", "cross_entropy_fused_bf16"];
+
+/// As which targets outside the vocabulary are reported ([`crate::ids`]).
+pub(crate) const OP: &str = "cross_entropy";
 
 /// Threads of a row: enough for two accesses each, at most 1024.
 fn threads(vocab: usize, each: usize) -> u32 {
@@ -168,7 +172,7 @@ pub fn fused(
 }
 
 /// out = factor * sum of loss and hits = sum of hit, where factor = 1/divisor; without a divisor, one over the counted targets (0 when
-/// there are none).
+/// there are none). Targets outside the vocabulary are reported ([`crate::ids`]).
 ///
 /// # Shapes
 /// out, factor: one f32 each; hits: one i32; loss (N) f32, hit and targets (N) i32.
@@ -184,16 +188,17 @@ pub fn finish(
     hit: Slice,
     targets: Slice,
     rows: usize,
+    vocab: usize,
     ignore_index: i32,
     divisor: Option<f64>,
 ) -> Result<()> {
-    const OP: &str = "cross_entropy_finish";
-    out.expect(OP, "out", Elem::F32, 1)?;
-    factor.expect(OP, "factor", Elem::F32, 1)?;
-    hits.expect(OP, "hits", Elem::I32, 1)?;
-    loss.expect(OP, "loss", Elem::F32, rows)?;
-    hit.expect(OP, "hit", Elem::I32, rows)?;
-    targets.expect(OP, "targets", Elem::I32, rows)?;
+    const ENTRY: &str = "cross_entropy_finish";
+    out.expect(ENTRY, "out", Elem::F32, 1)?;
+    factor.expect(ENTRY, "factor", Elem::F32, 1)?;
+    hits.expect(ENTRY, "hits", Elem::I32, 1)?;
+    loss.expect(ENTRY, "loss", Elem::F32, rows)?;
+    hit.expect(ENTRY, "hit", Elem::I32, rows)?;
+    targets.expect(ENTRY, "targets", Elem::I32, rows)?;
     let args = [
         Arg::from(&out),
         (&factor).into(),
@@ -201,9 +206,11 @@ pub fn finish(
         loss.into(),
         hit.into(),
         targets.into(),
-        Arg::U32(grid::word(OP, "N", rows)?),
+        gpu.id_word(Site { op: OP, limit: vocab }),
+        Arg::U32(grid::word(ENTRY, "N", rows)?),
+        Arg::U32(grid::word(ENTRY, "V", vocab)?),
         Arg::I32(ignore_index),
         Arg::F32(divisor.unwrap_or(-1.0) as f32),
     ];
-    gpu.launch(OP, [1, 1, 1], [1024, 1, 1], 0, &args)
+    gpu.launch(ENTRY, [1, 1, 1], [1024, 1, 1], 0, &args)
 }

@@ -5,6 +5,7 @@ use crate::device::Gpu;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::grid::{self, WARP};
+use crate::ids::Site;
 use crate::slice::{Arg, Slice, SliceMut};
 
 /// Entries by gradient (rows) and upstream gradient (columns), in the order f32, f16, bf16.
@@ -28,11 +29,19 @@ const TILE: usize = 2048;
 const DIGITS: usize = 256;
 const PIECE: usize = 64;
 
-/// out (N, C): row n is weight[ids[n]]; an id outside 0..V gives a row of NaN.
+/// out (N, C): row n is weight[ids[n]]; an id outside 0..V gives a row of NaN and is reported as `op`'s ([`crate::ids`]).
 ///
 /// # Errors
 /// [`Error::Argument`] when an array is too short, ids are not i32 or dtypes differ.
-pub fn forward(gpu: &Gpu, out: SliceMut, ids: Slice, weight: Slice, vocab: usize, cols: usize) -> Result<()> {
+pub fn forward(
+    gpu: &Gpu,
+    op: &'static str,
+    out: SliceMut,
+    ids: Slice,
+    weight: Slice,
+    vocab: usize,
+    cols: usize,
+) -> Result<()> {
     const OP: &str = "embedding_forward";
     let (elem, count) = (out.elem(), ids.len());
     ids.expect(OP, "ids", Elem::I32, count)?;
@@ -48,6 +57,7 @@ pub fn forward(gpu: &Gpu, out: SliceMut, ids: Slice, weight: Slice, vocab: usize
         Arg::from(&out),
         ids.into(),
         weight.into(),
+        gpu.id_word(Site { op, limit: vocab }),
         Arg::U64((count * chunks) as u64),
         Arg::U32(grid::word(OP, "C", chunks)?),
         Arg::U32(grid::word(OP, "V", vocab)?),

@@ -16,8 +16,10 @@ pub struct Manifest {
 }
 
 /// One `.cu` file.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct File {
+    /// What the PTX is for: `sm_80` runs on all newer devices too, `sm_90a` on no other.
+    pub arch: String,
     /// BLAKE3 of the source and of the headers it includes.
     pub source: String,
     /// BLAKE3 of the PTX.
@@ -26,7 +28,7 @@ pub struct File {
     pub entries: BTreeMap<String, Usage>,
 }
 
-/// ptxas's figures for an entry; in the manifest those for sm_80.
+/// ptxas's figures for an entry; in the manifest those for its file's architecture.
 #[derive(Serialize, Deserialize, Clone, Copy, Default, Debug, PartialEq)]
 pub struct Usage {
     /// Per thread.

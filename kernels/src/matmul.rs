@@ -1,9 +1,11 @@
 //! Matrix products: out (M, N) = lhs (M, K) rhs (K, N), batched, of any transposes, with what follows the product fused.
 //!
 //! [`matmul`] picks the kernel from strides, alignment and the [`plan`]; [`matmul_with`] runs a given plan. Kernels: matmul_f32.cu,
-//! matmul_tf32.cu, matmul_f16.cu, matmul_bf16.cu for operands that can be copied 16 bytes at a time, matmul_any.cu for all others.
+//! matmul_tf32.cu, matmul_f16.cu, matmul_bf16.cu for operands that can be copied 16 bytes at a time, matmul_any.cu for all others;
+//! on Hopper sm_90a/matmul_wgmma_f16.cu and _bf16.cu.
 
 pub mod plan;
+mod wgmma;
 
 use self::plan::{Layout, Math, Plan, Room, Shape};
 use crate::device::Gpu;
@@ -63,8 +65,8 @@ impl<'a> Output<'a> {
 pub enum Activation<'a> {
     #[default]
     None,
-    /// gelu(v); v itself goes to `pre`, which gelu's backward reads.
-    Gelu { form: Form, pre: SliceMut<'a> },
+    /// gelu(v); v itself goes to `pre`, which gelu's backward reads, where there will be one.
+    Gelu { form: Form, pre: Option<SliceMut<'a>> },
     /// v gelu'(pre).
     GeluBackward { form: Form, pre: Slice<'a> },
 }
@@ -157,12 +159,14 @@ const THREADS: u32 = 256;
 /// an f32 out of half-precision operands has an activation or residual.
 pub fn matmul(gpu: &'static Gpu, problem: Matmul) -> Result<()> {
     let math = check(&problem)?;
+    let layout = layout(&problem);
     let room = Room {
         multiprocessors: gpu.limits().multiprocessors as usize,
         shared_bytes: gpu.limits().shared_bytes_per_block,
+        wgmma: wgmma::can_run(gpu, &problem, layout),
     };
     let may_split = may_split(&problem);
-    let plan = match layout(&problem) {
+    let plan = match layout {
         Some(_) => plan::plan(problem.shape(), math, room, may_split),
         None => plan::plan_any(problem.shape(), room, may_split),
     };
@@ -182,7 +186,7 @@ pub fn matmul_with(gpu: &'static Gpu, problem: Matmul, plan: Plan) -> Result<()>
     if plan.splits > 1 && !may_split(&problem) {
         return Err(Error::argument(OP, "the sum of splits has out's dtype, the bias another".into()));
     }
-    let entry = entry(&problem, math, &plan)?;
+    let entry = entry(gpu, &problem, math, &plan)?;
     let tiles = u32::try_from(plan.tiles(problem.shape()))
         .ok()
         .filter(|tiles| *tiles < 1 << 31)
@@ -197,29 +201,31 @@ pub fn matmul_with(gpu: &'static Gpu, problem: Matmul, plan: Plan) -> Result<()>
         let count = MOST_BATCHES.min(batches - first) as u32;
         let at = arrays.batch(first, &problem);
         let partials = partials.as_mut().map_or(Arg::NULL, |buffer| Arg::from(&buffer.slice_mut()));
-        let args = [
-            at.out,
-            partials,
-            at.lhs,
-            at.rhs,
-            at.bias,
-            at.residual,
-            at.pre,
-            size(problem.out.row_stride),
-            size(problem.out.batch_stride),
-            size(problem.lhs.row_stride),
-            size(problem.lhs.col_stride),
-            size(problem.lhs.batch_stride),
-            size(problem.rhs.row_stride),
-            size(problem.rhs.col_stride),
-            size(problem.rhs.batch_stride),
+        let out_strides = [size(problem.out.row_stride), size(problem.out.batch_stride)];
+        let mut args = Vec::with_capacity(21);
+        match layout(&problem).filter(|_| plan.tile.wgmma) {
+            Some(layout) => {
+                let operands = [at.lhs, at.rhs];
+                args.extend(wgmma::maps(gpu, &problem, layout, &plan.tile, operands, count as usize)?);
+                args.extend([at.out, partials, at.bias, at.residual, at.pre]);
+                args.extend(out_strides);
+            }
+            None => {
+                args.extend([at.out, partials, at.lhs, at.rhs, at.bias, at.residual, at.pre]);
+                args.extend(out_strides);
+                for operand in [&problem.lhs, &problem.rhs] {
+                    args.extend([operand.row_stride, operand.col_stride, operand.batch_stride].map(size));
+                }
+            }
+        }
+        args.extend([
             Arg::I32(m as i32),
             Arg::I32(n as i32),
             Arg::I32(k as i32),
             Arg::I32(plan.k_per_split.min(i32::MAX as usize) as i32),
             Arg::I32(plan.raster as i32),
             Arg::U32(flags),
-        ];
+        ]);
         let grid = [tiles, plan.splits as u32, count];
         gpu.launch(entry, grid, [plan.tile.threads, 1, 1], plan.tile.shared_bytes, &args)?;
         if plan.splits > 1 {
@@ -272,7 +278,7 @@ impl Arrays {
             residual: Arg::optional(epilogue.residual),
             pre: match &epilogue.activation {
                 Activation::None => Arg::NULL,
-                Activation::Gelu { pre, .. } => pre.into(),
+                Activation::Gelu { pre, .. } => pre.as_ref().map_or(Arg::NULL, Arg::from),
                 Activation::GeluBackward { pre, .. } => (*pre).into(),
             },
         }
@@ -339,7 +345,8 @@ fn check(problem: &Matmul) -> Result<Math> {
     }
     match &epilogue.activation {
         Activation::None => {}
-        Activation::Gelu { pre, .. } => pre.expect(OP, "pre", out_elem, out_span)?,
+        Activation::Gelu { pre: None, .. } => {}
+        Activation::Gelu { pre: Some(pre), .. } => pre.expect(OP, "pre", out_elem, out_span)?,
         Activation::GeluBackward { pre, .. } => pre.expect(OP, "pre", out_elem, out_span)?,
     }
     Ok(math)
@@ -376,7 +383,7 @@ fn layout(problem: &Matmul) -> Option<Layout> {
     }
 }
 
-fn entry(problem: &Matmul, math: Math, plan: &Plan) -> Result<&'static str> {
+fn entry(gpu: &Gpu, problem: &Matmul, math: Math, plan: &Plan) -> Result<&'static str> {
     if plan.tile == plan::ANY_TILE {
         return problem.lhs.data.elem().pick(OP, ANY);
     }
@@ -384,6 +391,14 @@ fn entry(problem: &Matmul, math: Math, plan: &Plan) -> Result<&'static str> {
         let message = "only matmul_any takes operands with these strides, alignment and epilogue".into();
         return Err(Error::argument(OP, message));
     };
+    if plan.tile.wgmma {
+        let found = wgmma::entry(math, layout, &plan.tile);
+        return found.filter(|_| wgmma::can_run(gpu, problem, Some(layout))).ok_or_else(|| {
+            let message =
+                "wgmma takes f16 and bf16 operands that are not empty, one for each batch, on sm_90";
+            Error::argument(OP, message.into())
+        });
+    }
     let entries = match math {
         Math::F32 => F32,
         Math::Tf32 => TF32,
@@ -412,7 +427,7 @@ fn flags(problem: &Matmul) -> u32 {
         Activation::None => true,
         Activation::Gelu { form, pre } => {
             flags |= GELU | form_bit(*form);
-            pre.is_aligned(16)
+            pre.as_ref().is_none_or(|pre| pre.is_aligned(16))
         }
         Activation::GeluBackward { form, pre } => {
             flags |= GELU_BACKWARD | form_bit(*form);

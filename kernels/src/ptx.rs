@@ -8,6 +8,8 @@ pub enum Kind {
     /// A 32-bit integer.
     Word32,
     F32,
+    /// 128 bytes, [`crate::slice::TensorMap`].
+    TensorMap,
 }
 
 /// One PTX file.

@@ -140,9 +140,16 @@ impl<'a> SliceMut<'a> {
     }
 }
 
+/// What a tensor copy of sm_90 (TMA) reads: address, sizes and strides of a tensor, box and swizzle of a copy, as the driver encodes
+/// them. See [`Gpu::tensor_map`](crate::device::Gpu::tensor_map).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct TensorMap(pub(crate) [u64; 16]);
+
 /// One argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {
+    TensorMap(TensorMap),
     Pointer(u64),
     U64(u64),
     U32(u32),

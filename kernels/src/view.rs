@@ -101,31 +101,34 @@ pub fn copy(gpu: &Gpu, out: SliceMut, shape: &[usize], inp: Slice, strides: &[us
     gpu.launch(copy_entry(elem.size()), grid::linear(groups), grid::BLOCK, 0, &args)
 }
 
-/// Grid and arguments when the copy is a transposition of its last two dimensions under at most two outer ones, large enough for tiles.
+/// Grid and arguments when reads are contiguous along another dimension than the last, with at most two dimensions beside these two,
+/// all large enough for tiles.
 fn transposition(
     out: &SliceMut,
     inp: Slice,
     size: &[u32; RANK],
     strides: &[u32; RANK],
 ) -> Option<([u32; 3], Vec<Arg>)> {
-    let [_, _, outer0, outer1, cols, rows] = *size;
-    let outer = outer0.checked_mul(outer1)?;
-    let tiles = |n: u32| n.div_ceil(TILE as u32);
-    let fits = size[0] == 1 && size[1] == 1 && outer < 65536 && tiles(rows) < 65536;
-    if !fits || strides[RANK - 2] != 1 || strides[RANK - 1] == 1 || rows < 8 || cols < 8 {
+    const LAST: usize = RANK - 1;
+    let read_along = (0..LAST).find(|d| size[*d] > 1 && strides[*d] == 1)?;
+    let out_stride = |d: usize| size[d + 1..].iter().try_fold(1u32, |stride, size| stride.checked_mul(*size));
+    let outer: Vec<usize> = (0..LAST).filter(|d| *d != read_along && size[*d] > 1).collect();
+    let (rows, cols) = (size[LAST], size[read_along]);
+    if strides[LAST] == 1 || rows < 8 || cols < 8 || outer.len() > 2 {
         return None;
     }
-    let args = vec![
-        Arg::from(out),
-        inp.into(),
-        Arg::U32(rows),
-        Arg::U32(cols),
-        Arg::U32(strides[RANK - 1]),
-        Arg::U32(outer1),
-        Arg::U32(strides[2]),
-        Arg::U32(strides[3]),
-    ];
-    Some(([tiles(cols), tiles(rows), outer], args))
+    // The size, the stride in out and that in inp of the outer dimensions, the first of which may be missing.
+    let outer = [outer.len().checked_sub(2), outer.len().checked_sub(1)].map(|at| match at {
+        Some(at) => Some([size[outer[at]], out_stride(outer[at])?, strides[outer[at]]]),
+        None => Some([1, 0, 0]),
+    });
+    let [[size0, out0, inp0], [size1, out1, inp1]] = [outer[0]?, outer[1]?];
+    let tiles = |n: u32| n.div_ceil(TILE as u32);
+    let blocks = size0.checked_mul(size1).filter(|blocks| *blocks < 65536 && tiles(rows) < 65536)?;
+    let mut args = vec![Arg::from(out), inp.into()];
+    args.extend([rows, cols, out_stride(read_along)?, strides[LAST], size1].map(Arg::U32));
+    args.extend([out0, out1, inp0, inp1].map(Arg::U32));
+    Some(([tiles(cols), tiles(rows), blocks], args))
 }
 
 #[cfg(test)]

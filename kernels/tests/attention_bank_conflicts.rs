@@ -50,7 +50,7 @@ fn tiles_have_no_bank_conflicts() {
             let saved = Saved { out: out.slice(), lse: lse.slice(), dout: out.slice() };
             for accumulate in [false, true] {
                 let to = Gradients::Packed(dqkv.slice_mut());
-                let dbias = Some(dbias.slice_mut());
+                let dbias = Some((dbias.slice_mut(), accumulate));
                 attention
                     .backward(gpu, to, dbias, saved, part(0), part(1), part(2), accumulate)
                     .expect("launched");

@@ -47,7 +47,15 @@ impl Math {
         }
     }
 
-    /// The tiles there are kernels for, largest first.
+    /// The tiles of the kernels that need Hopper, largest first.
+    pub fn wgmma_tiles(self) -> &'static [Tile] {
+        match self {
+            Math::F32 | Math::Tf32 => &[],
+            Math::F16 | Math::Bf16 => &WGMMA_TILES,
+        }
+    }
+
+    /// The tiles there are kernels for on every device, largest first.
     pub fn tiles(self) -> &'static [Tile] {
         match self {
             Math::F32 => &F32_TILES,
@@ -82,6 +90,8 @@ pub struct Tile {
     pub resident: usize,
     /// Position of the tile's entries in the launcher's tables.
     pub index: usize,
+    /// Whether its kernels are those of sm_90a.
+    pub wgmma: bool,
     efficiency: f64,
 }
 
@@ -102,8 +112,15 @@ const fn tile(
         shared_bytes: stages * (bm + bn) * bk * elem.size(),
         resident,
         index,
+        wgmma: false,
         efficiency,
     }
+}
+
+/// As WgmmaTile in sm_90a/matmul_wgmma.cuh: beside the ring two barriers a tile, and what aligns it to 1,024 bytes.
+const fn wgmma_tile(index: usize, bn: usize, stages: usize, resident: usize, efficiency: f64) -> Tile {
+    let tile = tile(index, [128, bn, 64], stages, Elem::F16, 288, resident, efficiency);
+    Tile { shared_bytes: tile.shared_bytes + stages * 16 + 1024, wgmma: true, ..tile }
 }
 
 const HALF_TILES: [Tile; 3] = [
@@ -111,13 +128,23 @@ const HALF_TILES: [Tile; 3] = [
     tile(1, [128, 128, 32], 4, Elem::F16, 128, 2, 0.80),
     tile(2, [64, 64, 64], 3, Elem::F16, 128, 3, 0.50),
 ];
+const WGMMA_TILES: [Tile; 2] = [wgmma_tile(0, 256, 4, 1, 0.75), wgmma_tile(1, 128, 3, 2, 0.70)];
 const TF32_TILES: [Tile; 2] =
     [tile(0, [128, 128, 16], 4, Elem::F32, 256, 1, 0.75), tile(1, [64, 64, 32], 3, Elem::F32, 128, 3, 0.45)];
 const F32_TILES: [Tile; 2] =
     [tile(0, [128, 128, 16], 4, Elem::F32, 256, 2, 0.90), tile(1, [64, 64, 16], 4, Elem::F32, 128, 4, 0.75)];
 /// matmul_any's; its shared memory is static.
-pub const ANY_TILE: Tile =
-    Tile { bm: 64, bn: 64, bk: 16, threads: 256, shared_bytes: 0, resident: 2, index: 0, efficiency: 0.4 };
+pub const ANY_TILE: Tile = Tile {
+    bm: 64,
+    bn: 64,
+    bk: 16,
+    threads: 256,
+    shared_bytes: 0,
+    resident: 2,
+    index: 0,
+    wgmma: false,
+    efficiency: 0.4,
+};
 
 /// Outputs per cycle that a block's epilogue stores.
 const STORE_RATE: f64 = 16.0;
@@ -147,6 +174,8 @@ pub struct Room {
     pub multiprocessors: usize,
     /// Shared memory of a block.
     pub shared_bytes: usize,
+    /// Whether the kernels of sm_90a run the product there.
+    pub wgmma: bool,
 }
 
 /// How to run a product.
@@ -176,11 +205,13 @@ impl Plan {
 
     /// Estimated cycles, see the head of the file.
     fn cycles(&self, shape: Shape, math: Math, room: Room) -> f64 {
-        let Tile { bm, bn, resident, efficiency, .. } = self.tile;
+        let Tile { bm, bn, resident, wgmma, efficiency, .. } = self.tile;
+        // Hopper multiplies twice as fast by wgmma.
+        let rate = if wgmma { 2.0 * math.rate() } else { math.rate() };
         let area = (bm * bn) as f64;
         let busiest = (self.tiles(shape) * shape.batches * self.splits).div_ceil(room.multiprocessors);
         let occupancy = (busiest as f64 / resident as f64).min(1.0);
-        let multiply = area * self.k_per_split as f64 / (math.rate() * efficiency);
+        let multiply = area * self.k_per_split as f64 / (rate * efficiency);
         let block = multiply / (0.6 + 0.4 * occupancy) + area / STORE_RATE + START / resident as f64;
         let sum = if self.splits > 1 {
             let bytes = 4 * (2 * self.splits + 1) * shape.m * shape.n * shape.batches;
@@ -195,7 +226,8 @@ impl Plan {
 /// The fastest plan by estimate; of equals the one with fewer splits, then the larger tile. `may_split` is false where the sum of
 /// splits cannot do the epilogue.
 pub fn plan(shape: Shape, math: Math, room: Room, may_split: bool) -> Plan {
-    let fitting = math.tiles().iter().filter(|tile| tile.shared_bytes <= room.shared_bytes);
+    let wgmma = if room.wgmma { math.wgmma_tiles() } else { &[] };
+    let fitting = wgmma.iter().chain(math.tiles()).filter(|tile| tile.shared_bytes <= room.shared_bytes);
     best(fitting.copied(), shape, math, room, may_split)
 }
 
@@ -227,7 +259,7 @@ fn best(tiles: impl Iterator<Item = Tile>, shape: Shape, math: Math, room: Room,
 mod tests {
     use super::*;
 
-    const H100: Room = Room { multiprocessors: 132, shared_bytes: 227 << 10 };
+    const H100: Room = Room { multiprocessors: 132, shared_bytes: 227 << 10, wgmma: false };
     const MATHS: [Math; 4] = [Math::F32, Math::Tf32, Math::F16, Math::Bf16];
 
     fn shape(m: usize, n: usize, k: usize) -> Shape {
@@ -281,6 +313,17 @@ mod tests {
     }
 
     #[test]
+    fn wgmma_takes_what_is_large_enough() {
+        let room = Room { wgmma: true, ..H100 };
+        for (m, n, k) in [(65_536, 3072, 768), (65_536, 50_304, 768), (768, 3072, 65_536), (2048, 1024, 256)]
+        {
+            assert!(plan(shape(m, n, k), Math::Bf16, room, true).tile.wgmma, "{m} {n} {k}");
+            assert!(!plan(shape(m, n, k), Math::Tf32, room, true).tile.wgmma, "{m} {n} {k}");
+        }
+        assert_eq!(plan(shape(5, 17, 13), Math::Bf16, room, true).tile.bm, 64);
+    }
+
+    #[test]
     fn small_products_take_small_tiles() {
         for math in MATHS {
             let plan = plan(shape(5, 17, 13), math, H100, true);
@@ -291,7 +334,7 @@ mod tests {
     #[test]
     fn a_tile_that_does_not_fit_is_not_chosen() {
         // sm_86 and sm_89 have 99 KB of shared memory for a block.
-        let room = Room { multiprocessors: 84, shared_bytes: 99 << 10 };
+        let room = Room { multiprocessors: 84, shared_bytes: 99 << 10, wgmma: false };
         let plan = plan(shape(8192, 8192, 8192), Math::Bf16, room, true);
         assert_eq!((plan.tile.bm, plan.tile.bn), (128, 128));
         for math in MATHS {

@@ -1,43 +1,38 @@
 //! Matrix products on the emulated GPU, all its checks on, beyond the shapes of the cards: every tile at its edges in every layout,
 //! splits, strides, epilogues, and what is refused.
 
-mod reference;
-mod run;
+use std::sync::OnceLock;
 
+use handloom_kernels::check::matmul::{Case, Fused, Guarded, Judge, LAYOUTS, edges};
+use handloom_kernels::check::reference::{Place, Random};
+use handloom_kernels::device::{Driver, Gpu};
 use handloom_kernels::elem::Elem;
 use handloom_kernels::gelu::Form;
 use handloom_kernels::manifest::embedded;
 use handloom_kernels::matmul::column_sums;
 use handloom_kernels::matmul::plan::{ANY_TILE, Math, Plan};
 
-use reference::{Place, Random};
-use run::{Case, Fused, Guarded, Judge, gpu};
-
 const MATHS: [Math; 4] = [Math::F32, Math::Tf32, Math::F16, Math::Bf16];
-/// (lhs, rhs) K-contiguous: nn, nt, tn.
-const LAYOUTS: [(bool, bool); 3] = [(true, false), (true, true), (false, false)];
+
+fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| {
+        // SAFETY: nothing else in this program reads or writes the environment; the driver does when it is opened, here.
+        unsafe { std::env::set_var("HANDLOOM_EMULATOR", "arch=sm_80") };
+        Gpu::open(Driver::Emulated, 0).expect("the emulated driver is built with the tests")
+    })
+}
+
+#[track_caller]
+fn check(case: Case) {
+    case.check(gpu()).unwrap_or_else(|message| panic!("{message}"));
+}
 
 #[test]
 fn every_tile_at_its_edges_in_every_layout() {
     for math in MATHS {
         for tile in math.tiles() {
-            let (bm, bn, bk) = (tile.bm, tile.bn, tile.bk);
-            for (lhs_k, rhs_k) in LAYOUTS {
-                for sizes in [
-                    [bm - 1, bn + 1, 2 * bk + 1],
-                    [bm + 1, bn - 1, 5 * bk - 1],
-                    [bm, bn, bk],
-                    [1, bn + 3, 7],
-                    [bm + 2, 1, bk + 1],
-                    [1, 1, 1],
-                    // Ends between the passes of a tile's copy.
-                    [bm / 2, bn / 4, bk / 2],
-                    [bm / 4, bn / 2, bk + bk / 4],
-                ] {
-                    let plan = Some(Plan::new(*tile, sizes[2], 1));
-                    Case { plan, ..Case::new(math, sizes, lhs_k, rhs_k) }.check();
-                }
-            }
+            edges(math, tile).for_each(check);
         }
     }
 }
@@ -47,7 +42,7 @@ fn tiles_cover_the_output_once_whatever_the_raster() {
     for raster in [1, 3, 8, 100] {
         let tile = Math::Bf16.tiles()[2];
         let plan = Some(Plan { raster, ..Plan::new(tile, 16, 1) });
-        Case { plan, ..Case::new(Math::Bf16, [5 * 64 + 1, 3 * 64 + 1, 16], true, false) }.check();
+        check(Case { plan, ..Case::new(Math::Bf16, [5 * 64 + 1, 3 * 64 + 1, 16], true, false) });
     }
 }
 
@@ -56,12 +51,17 @@ fn splits_are_summed_before_the_epilogue() {
     for math in MATHS {
         for tile in math.tiles() {
             let k = 9 * tile.bk + 3;
-            for (splits, fused) in [(2, Fused::Bias), (5, Fused::Residual), (10, Fused::Gelu(Form::Tanh))] {
+            for (splits, fused) in [
+                (2, Fused::Bias),
+                (5, Fused::Residual),
+                (10, Fused::Gelu(Form::Tanh)),
+                (3, Fused::GeluAlone(Form::Erf)),
+            ] {
                 let plan = Plan::new(*tile, k, splits);
                 assert_eq!(plan.splits, splits);
                 for sizes in [[67, 65, k], [5, 66, k]] {
                     let case = Case::new(math, sizes, true, false);
-                    Case { plan: Some(plan), fused, accumulate: splits == 2, ..case }.check();
+                    check(Case { plan: Some(plan), fused, accumulate: splits == 2, ..case });
                 }
             }
         }
@@ -77,13 +77,13 @@ fn gradients_of_parameters_accumulate_in_f32() {
                 let plan = Some(Plan::new(*tile, sizes[2], splits));
                 let case = Case::new(math, sizes, false, false);
                 let out = Place::aligned(1, sizes[0], sizes[1], Elem::F32);
-                Case { plan, out, out_elem: Elem::F32, accumulate: true, ..case }.check();
+                check(Case { plan, out, out_elem: Elem::F32, accumulate: true, ..case });
             }
         }
         // Logits in f32 of half operands, with a bias.
         let case = Case::new(math, [33, 65, 40], true, true);
         let out = Place::aligned(1, 33, 65, Elem::F32);
-        Case { out, out_elem: Elem::F32, fused: Fused::Bias, ..case }.check();
+        check(Case { out, out_elem: Elem::F32, fused: Fused::Bias, ..case });
     }
 }
 
@@ -94,6 +94,7 @@ fn every_epilogue_in_every_layout_and_dtype() {
         Fused::Bias,
         Fused::Gelu(Form::Tanh),
         Fused::Gelu(Form::Erf),
+        Fused::GeluAlone(Form::Tanh),
         Fused::Residual,
         Fused::GeluBackward(Form::Tanh),
         Fused::GeluBackward(Form::Erf),
@@ -103,7 +104,7 @@ fn every_epilogue_in_every_layout_and_dtype() {
             for fused in fused {
                 for accumulate in [false, true] {
                     let sizes = [67, 77, 37];
-                    Case { fused, accumulate, ..Case::new(math, sizes, lhs_k, rhs_k) }.check();
+                    check(Case { fused, accumulate, ..Case::new(math, sizes, lhs_k, rhs_k) });
                 }
             }
         }
@@ -135,12 +136,12 @@ fn unaligned_and_strided_operands() {
             (Place { col_stride: 3, row_stride: 3 * k + 1, ..case.lhs }, case.rhs),
         ] {
             let out = Place { row_stride: n + 2, start: 1, ..tight(m, n) };
-            Case { lhs, rhs, out, fused: Fused::Gelu(Form::Erf), accumulate: true, ..case.clone() }.check();
-            Case { lhs, rhs, ..case.clone() }.check();
+            check(Case { lhs, rhs, out, fused: Fused::Gelu(Form::Erf), accumulate: true, ..case.clone() });
+            check(Case { lhs, rhs, ..case.clone() });
         }
         // The guarded kernel takes what the tiled ones take, and splits.
         let plan = Some(Plan::new(ANY_TILE, k, 3));
-        Case { plan, ..case.clone() }.check();
+        check(Case { plan, ..case.clone() });
     }
 }
 
@@ -157,11 +158,11 @@ fn batches_at_any_distance() {
             let out = Place { batches: 3, batch_stride: m * case.out.row_stride + 8, ..case.out };
             let plan = Some(Plan::new(tile, k, splits));
             for rhs in [rhs, shared] {
-                Case { lhs, rhs, out, plan, fused: Fused::Residual, ..case.clone() }.check();
+                check(Case { lhs, rhs, out, plan, fused: Fused::Residual, ..case.clone() });
             }
             // Heads beside each other in the rows of one matrix, as attention has them.
             let heads = Place { batches: 3, row_stride: 3 * k, batch_stride: k, ..case.lhs };
-            Case { lhs: heads, rhs, out, plan, ..case }.check();
+            check(Case { lhs: heads, rhs, out, plan, ..case });
         }
     }
 }
@@ -172,8 +173,8 @@ fn empty_products() {
         for (lhs_k, rhs_k) in LAYOUTS {
             for sizes in [[0, 5, 7], [5, 0, 7], [5, 7, 0], [0, 0, 0]] {
                 let case = Case::new(math, sizes, lhs_k, rhs_k);
-                case.check();
-                Case { fused: Fused::Bias, accumulate: true, ..case }.check();
+                check(case.clone());
+                check(Case { fused: Fused::Bias, accumulate: true, ..case });
             }
         }
     }
@@ -191,12 +192,13 @@ fn column_sums_of_any_shape() {
                 let inp = place.draw(elem, &mut random);
                 let before = Place::aligned(1, 1, cols, Elem::F32).draw(Elem::F32, &mut random);
                 let poison = vec![f64::NAN; before.len()];
-                let array = Guarded::new(&inp, elem);
-                let mut out = Guarded::new(if accumulate { &before } else { &poison }, Elem::F32);
+                let array = Guarded::new(gpu(), &inp, elem).expect("room");
+                let mut out =
+                    Guarded::new(gpu(), if accumulate { &before } else { &poison }, Elem::F32).expect("room");
                 let what = format!("column sums of ({rows}, {cols}) {elem:?}");
                 column_sums(gpu(), out.slice_mut(), array.slice(), rows, cols, accumulate)
                     .unwrap_or_else(|error| panic!("{what}: {error}"));
-                let got = out.read(&what);
+                let got = out.read().unwrap_or_else(|message| panic!("{what}: {message}"));
                 let mut judge = Judge::default();
                 for c in 0..cols {
                     let column = || (0..rows).map(|r| inp[place.at(0, r, c)]);
@@ -204,7 +206,7 @@ fn column_sums_of_any_shape() {
                     let plain = column().fold(0.0f32, |sum, x| sum + x as f32) + start as f32;
                     judge.add(got[c], column().sum::<f64>() + start, plain as f64);
                 }
-                judge.verdict(&what);
+                judge.verdict(&what).unwrap_or_else(|message| panic!("{message}"));
             }
         }
     }
@@ -234,7 +236,7 @@ fn as_many_blocks_reside_as_the_plan_says() {
 #[test]
 fn what_is_refused_says_why() {
     let case = Case::new(Math::Bf16, [4, 8, 8], true, false);
-    let message = |case: Case| case.launch().expect_err("refused").to_string();
+    let message = |case: Case| case.launch(gpu()).expect_err("refused").to_string();
     let overlapping = Place { row_stride: 7, ..case.out };
     assert_eq!(
         message(Case { out: overlapping, ..case.clone() }),

@@ -1,55 +1,61 @@
-//! Runs a product on the emulated GPU between guards, and judges it.
+//! Runs a product on a device between guards, and judges it.
 
-use std::sync::OnceLock;
+use super::reference::{Place, Random, bytes, gelu, product, round, tf32, values};
+use crate::arena::Buffer;
+use crate::device::Gpu;
+use crate::elem::Elem;
+use crate::error::Result;
+use crate::gelu::Form;
+use crate::matmul::plan::{Math, Plan, Tile};
+use crate::matmul::{Activation, Epilogue, Matmul, Matrix, Output, matmul, matmul_with};
+use crate::slice::{Slice, SliceMut};
 
-use handloom_kernels::arena::Buffer;
-use handloom_kernels::device::{Driver, Gpu};
-use handloom_kernels::elem::Elem;
-use handloom_kernels::error::Result;
-use handloom_kernels::gelu::Form;
-use handloom_kernels::matmul::plan::{Math, Plan};
-use handloom_kernels::matmul::{Activation, Epilogue, Matmul, Matrix, Output, matmul, matmul_with};
-
-use crate::reference::{GUARD, Place, Random, bytes, gelu, product, round, tf32, values};
-
-pub fn gpu() -> &'static Gpu {
-    static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(|| Gpu::open(Driver::Emulated, 0).expect("the emulated driver is built with the tests"))
-}
+/// Elements of poison before and after every array: 64 bytes or more, and a multiple of 16 bytes.
+const GUARD: usize = 32;
 
 /// Device memory with GUARD elements of 0xff bytes (NaN) on both sides.
 pub struct Guarded {
+    gpu: &'static Gpu,
     buffer: Buffer,
     len: usize,
 }
 
 impl Guarded {
-    pub fn new(data: &[f64], elem: Elem) -> Guarded {
-        let mut buffer = gpu().buffer(elem, data.len() + 2 * GUARD).expect("room");
+    /// An array that holds `data`.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn new(gpu: &'static Gpu, data: &[f64], elem: Elem) -> Result<Guarded> {
+        let mut buffer = gpu.buffer(elem, data.len() + 2 * GUARD)?;
         let guard = vec![0xff; GUARD * elem.size()];
         let all = [guard.clone(), bytes(data, elem), guard].concat();
-        gpu().upload(buffer.slice_mut(), &all).expect("upload");
-        Guarded { buffer, len: data.len() }
+        gpu.upload(buffer.slice_mut(), &all)?;
+        Ok(Guarded { gpu, buffer, len: data.len() })
     }
 
-    pub fn slice(&self) -> handloom_kernels::slice::Slice<'_> {
+    pub fn slice(&self) -> Slice<'_> {
         self.buffer.slice().range(GUARD..GUARD + self.len)
     }
 
-    pub fn slice_mut(&mut self) -> handloom_kernels::slice::SliceMut<'_> {
+    pub fn slice_mut(&mut self) -> SliceMut<'_> {
         let range = GUARD..GUARD + self.len;
         self.buffer.slice_mut().range(range)
     }
 
     /// The values, after a look at the guards.
-    pub fn read(&self, what: &str) -> Vec<f64> {
+    ///
+    /// # Errors
+    /// When a kernel failed, or something was written outside the array.
+    pub fn read(&self) -> std::result::Result<Vec<f64>, String> {
         let elem = self.buffer.elem();
         let mut all = vec![0; self.buffer.len() * elem.size()];
-        gpu().download(&mut all, self.buffer.slice()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        self.gpu.download(&mut all, self.buffer.slice()).map_err(|error| error.to_string())?;
         let (first, rest) = all.split_at(GUARD * elem.size());
         let (data, last) = rest.split_at(self.len * elem.size());
-        assert!(first.iter().chain(last).all(|byte| *byte == 0xff), "{what}: wrote outside its array");
-        values(data, elem)
+        match first.iter().chain(last).all(|byte| *byte == 0xff) {
+            true => Ok(values(data, elem)),
+            false => Err("wrote outside its array".into()),
+        }
     }
 }
 
@@ -59,6 +65,8 @@ pub enum Fused {
     Nothing,
     Bias,
     Gelu(Form),
+    /// Without an array for gelu's argument.
+    GeluAlone(Form),
     Residual,
     GeluBackward(Form),
 }
@@ -102,14 +110,22 @@ impl Case {
 
     /// Runs and compares with f64: every error at most twice the largest of the same computation done plainly in the same
     /// dtype (f32 accumulation in order, one rounding per stored value), or half a unit of the largest value's f32 rounding.
-    pub fn check(&self) {
-        let first = self.run();
-        self.judge(&first);
-        let again = self.run();
+    ///
+    /// # Errors
+    /// What is wrong, with the case.
+    pub fn check(&self, gpu: &'static Gpu) -> std::result::Result<(), String> {
         let bits = |run: &Run| -> Vec<u64> {
             run.out.iter().chain(run.pre.iter().flatten()).map(|x| x.to_bits()).collect()
         };
-        assert_eq!(bits(&first), bits(&again), "{self:?}: other bits the second time");
+        let verdict = || {
+            let first = self.run(gpu)?;
+            self.judge(&first)?;
+            match bits(&first) == bits(&self.run(gpu)?) {
+                true => Ok(()),
+                false => Err("other bits the second time".to_string()),
+            }
+        };
+        verdict().map_err(|message| format!("{self:?}: {message}"))
     }
 
     fn matrix<'a>(place: &Place, array: &'a Guarded) -> Matrix<'a> {
@@ -136,17 +152,21 @@ impl Case {
     }
 
     /// The launch alone.
-    pub fn launch(&self) -> Result<()> {
-        self.launch_on(&self.inputs()).map(|_| ())
+    ///
+    /// # Errors
+    /// The launcher's.
+    pub fn launch(&self, gpu: &'static Gpu) -> Result<()> {
+        self.launch_on(gpu, &self.inputs()).map(|_| ())
     }
 
-    fn launch_on(&self, inputs: &Inputs) -> Result<(Guarded, Guarded)> {
-        let (lhs, rhs) = (Guarded::new(&inputs.lhs, self.elem), Guarded::new(&inputs.rhs, self.elem));
-        let bias = Guarded::new(&inputs.bias, self.elem);
-        let mut out = Guarded::new(&inputs.out, self.out_elem);
+    fn launch_on(&self, gpu: &'static Gpu, inputs: &Inputs) -> Result<(Guarded, Guarded)> {
+        let array = |data: &[f64], elem| Guarded::new(gpu, data, elem);
+        let (lhs, rhs) = (array(&inputs.lhs, self.elem)?, array(&inputs.rhs, self.elem)?);
+        let bias = array(&inputs.bias, self.elem)?;
+        let mut out = array(&inputs.out, self.out_elem)?;
         let poison = vec![f64::NAN; self.out.len()];
         let gelu = matches!(self.fused, Fused::Gelu(_));
-        let mut other = Guarded::new(if gelu { &poison } else { &inputs.other }, self.out_elem);
+        let mut other = array(if gelu { &poison } else { &inputs.other }, self.out_elem)?;
         let (m, n, k) = (self.out.rows, self.out.cols, self.lhs.cols);
         let bias = Some(bias.slice().range(0..n));
         let start = self.out.start;
@@ -154,8 +174,11 @@ impl Case {
             Fused::Nothing => Epilogue::default(),
             Fused::Bias => Epilogue { bias, ..Epilogue::default() },
             Fused::Gelu(form) => {
-                let pre = other.slice_mut().offset(start);
+                let pre = Some(other.slice_mut().offset(start));
                 Epilogue { bias, activation: Activation::Gelu { form, pre }, residual: None }
+            }
+            Fused::GeluAlone(form) => {
+                Epilogue { bias, activation: Activation::Gelu { form, pre: None }, residual: None }
             }
             Fused::Residual => {
                 Epilogue { bias, residual: Some(other.slice().offset(start)), ..Epilogue::default() }
@@ -182,22 +205,22 @@ impl Case {
             tf32: self.tf32,
         };
         match self.plan {
-            Some(plan) => matmul_with(gpu(), problem, plan)?,
-            None => matmul(gpu(), problem)?,
+            Some(plan) => matmul_with(gpu, problem, plan)?,
+            None => matmul(gpu, problem)?,
         }
         Ok((out, other))
     }
 
-    fn run(&self) -> Run {
+    fn run(&self, gpu: &'static Gpu) -> std::result::Result<Run, String> {
         let inputs = self.inputs();
-        let (out, other) = self.launch_on(&inputs).unwrap_or_else(|error| panic!("{self:?}: {error}"));
-        let out = out.read(&format!("{self:?}, out"));
-        let other = other.read(&format!("{self:?}, pre or residual"));
+        let (out, other) = self.launch_on(gpu, &inputs).map_err(|error| error.to_string())?;
+        let out = out.read().map_err(|message| format!("out: {message}"))?;
+        let other = other.read().map_err(|message| format!("pre or residual: {message}"))?;
         let pre = matches!(self.fused, Fused::Gelu(_)).then_some(other);
-        Run { inputs, out, pre }
+        Ok(Run { inputs, out, pre })
     }
 
-    fn judge(&self, run: &Run) {
+    fn judge(&self, run: &Run) -> std::result::Result<(), String> {
         let Inputs { lhs, rhs, bias, out: before, other } = &run.inputs;
         let stored = |x: f64| round(x, self.out_elem);
         let mut outs = Judge::default();
@@ -224,6 +247,10 @@ impl Case {
                             exact = gelu(exact, tanh(form)).0;
                             plain = gelu(plain, tanh(form)).0 as f32 as f64;
                         }
+                        Fused::GeluAlone(form) => {
+                            exact = gelu(exact, tanh(form)).0;
+                            plain = gelu(plain, tanh(form)).0 as f32 as f64;
+                        }
                         Fused::Residual => {
                             (exact, plain) = (exact + other[at], (plain + other[at]) as f32 as f64);
                         }
@@ -239,10 +266,13 @@ impl Case {
                 }
             }
         }
-        outs.verdict(&format!("{self:?}, out"));
-        pres.verdict(&format!("{self:?}, pre"));
-        let gaps = written.iter().zip(&run.out).filter(|(written, _)| !**written);
-        assert!(gaps.into_iter().all(|(_, x)| x.is_nan()), "{self:?}: wrote between the rows of out");
+        outs.verdict("out")?;
+        pres.verdict("pre")?;
+        let mut gaps = written.iter().zip(&run.out).filter(|(written, _)| !**written);
+        match gaps.all(|(_, x)| x.is_nan()) {
+            true => Ok(()),
+            false => Err("wrote between the rows of out".into()),
+        }
     }
 }
 
@@ -277,10 +307,48 @@ impl Judge {
         self.largest = self.largest.max(exact.abs());
     }
 
-    #[track_caller]
-    pub fn verdict(&self, what: &str) {
-        assert!(!self.nan, "{what}: NaN");
+    /// # Errors
+    /// When a value is NaN, or the largest error more than twice the plain computation's.
+    pub fn verdict(&self, what: &str) -> std::result::Result<(), String> {
+        if self.nan {
+            return Err(format!("{what}: NaN"));
+        }
         let allowed = 2.0 * self.plain + self.largest * f32::EPSILON as f64;
-        assert!(self.worst <= allowed, "{what}: error {:e}, plain {:e}", self.worst, self.plain);
+        match self.worst <= allowed {
+            true => Ok(()),
+            false => Err(format!("{what}: error {:e}, plain {:e}", self.worst, self.plain)),
+        }
     }
+}
+
+/// (lhs, rhs) K-contiguous: nn, nt, tn.
+pub const LAYOUTS: [(bool, bool); 3] = [(true, false), (true, true), (false, false)];
+
+/// The tiles of all kernels for `math` that run on this device, whatever the plan would choose.
+pub fn tiles(gpu: &Gpu, math: Math) -> impl Iterator<Item = &'static Tile> {
+    let wgmma = if gpu.has_hopper_kernels() { math.wgmma_tiles() } else { &[] };
+    wgmma.iter().chain(math.tiles())
+}
+
+/// A tile at its edges in every layout: one more and one less than it, one element, a ring that goes round, ends between two passes of
+/// a tile's copy.
+pub fn edges(math: Math, tile: &'static Tile) -> impl Iterator<Item = Case> {
+    let (bm, bn, bk) = (tile.bm, tile.bn, tile.bk);
+    let sizes = [
+        [bm - 1, bn + 1, 2 * bk + 1],
+        [bm + 1, bn - 1, 5 * bk - 1],
+        [bm, bn, bk],
+        [1, bn + 3, 7],
+        [bm + 2, 1, bk + 1],
+        [1, 1, 1],
+        [bm / 2, bn / 4, bk / 2],
+        [bm / 4, bn / 2, bk + bk / 4],
+        [bm / 2 + 1, bn / 4, 10 * bk + 16],
+    ];
+    LAYOUTS.into_iter().flat_map(move |(lhs_k, rhs_k)| {
+        sizes.into_iter().map(move |sizes| {
+            let plan = Some(Plan::new(*tile, sizes[2], 1));
+            Case { plan, ..Case::new(math, sizes, lhs_k, rhs_k) }
+        })
+    })
 }

@@ -1,10 +1,7 @@
 //! Operands as they lie in memory, the product in f64, and the same computation done plainly in the operands' dtype.
 
+use crate::elem::Elem;
 use half::{bf16, f16};
-use handloom_kernels::elem::Elem;
-
-/// Elements of poison before and after every array: 64 bytes or more, and a multiple of 16 bytes.
-pub const GUARD: usize = 32;
 
 /// A small generator of test data (splitmix64).
 pub struct Random(pub u64);
@@ -44,7 +41,7 @@ pub fn bytes(values: &[f64], elem: Elem) -> Vec<u8> {
         Elem::F32 => values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
         Elem::F16 => values.iter().flat_map(|x| f16::from_f32(*x as f32).to_le_bytes()).collect(),
         Elem::BF16 => values.iter().flat_map(|x| bf16::from_f32(*x as f32).to_le_bytes()).collect(),
-        Elem::I32 => unreachable!("no test has integers"),
+        Elem::I32 => unreachable!("no check has integers"),
     }
 }
 
@@ -57,7 +54,7 @@ pub fn values(bytes: &[u8], elem: Elem) -> Vec<f64> {
             .collect(),
         Elem::F16 => bytes.chunks(2).map(|pair| f16::from_le_bytes(half(pair)).to_f64()).collect(),
         Elem::BF16 => bytes.chunks(2).map(|pair| bf16::from_le_bytes(half(pair)).to_f64()).collect(),
-        Elem::I32 => unreachable!("no test has integers"),
+        Elem::I32 => unreachable!("no check has integers"),
     }
 }
 
@@ -97,6 +94,7 @@ impl Place {
     }
 
     /// Length of the array.
+    #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         if self.batches * self.rows * self.cols == 0 {
             self.start
