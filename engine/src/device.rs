@@ -6,6 +6,7 @@ use std::sync::Mutex;
 pub use handloom_kernels::device::{Driver, Gpu};
 pub use handloom_kernels::error::Error as DeviceError;
 pub use handloom_kernels::graph::Graph;
+pub use handloom_kernels::ids::REPORT_BYTES;
 pub use handloom_kernels::pinned::Pinned;
 
 use crate::error::Result;

@@ -223,6 +223,11 @@ fn recording_tape(inputs: &[&Tensor]) -> Option<Tape> {
     recording.then_some(Tape(tape))
 }
 
+/// Whether a tape follows one of the inputs, so that what backward reads has to be kept.
+pub(crate) fn is_recording(inputs: &[&Tensor]) -> bool {
+    recording_tape(inputs).is_some()
+}
+
 /// Puts `output` of `op` on the tape that follows its inputs. Without one, the closure is dropped and `output` returned
 /// as it is.
 ///

@@ -7,7 +7,8 @@ use crate::ops::linear_cross_entropy::{linear_cross_entropy, linear_cross_entrop
 use crate::philox::Reader;
 use crate::tensor::Tensor;
 
-const DIVISOR: f64 = 37.0;
+/// What linear_cross_entropy_divisor divides by.
+pub(crate) const DIVISOR: f64 = 37.0;
 
 fn targets(case: &Case, rows: usize, vocab: usize, reader: &mut Reader) -> Input {
     Input::ids(Array::from_fn(&[rows], |row| {

@@ -15,6 +15,7 @@ pub mod gelu;
 pub mod layernorm;
 pub mod linear;
 pub mod matmul;
+pub mod mlp;
 pub mod reduce;
 pub mod rmsnorm;
 pub mod softmax;
@@ -222,7 +223,11 @@ pub static ALL: &[&Card] = &[
     &linear::CARDS[5],
     &linear::CARDS[6],
     &linear::CARDS[7],
+    &mlp::RESIDUAL,
+    &mlp::PLAIN,
     &softmax::CARD,
+    &softmax::KEY_MASK,
+    &softmax::ADDED_MASK,
     &layernorm::CARD,
     &layernorm::RESIDUAL,
     &rmsnorm::CARD,
@@ -232,9 +237,13 @@ pub static ALL: &[&Card] = &[
     &attention::MASKED,
     &attention::CAUSAL_MASKED,
     &attention::DROPOUT,
+    &attention::BIAS,
+    &attention::BIAS_CAUSAL_DROPOUT,
     &attention::CACHE,
+    &attention::CACHE_BIAS,
     &attention::PACKED,
     &attention::PACKED_MASKED,
+    &attention::PACKED_BIAS,
     &embedding::CARD,
     &gather::CARD,
     &dropout::CARD,

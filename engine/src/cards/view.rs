@@ -11,6 +11,7 @@ const CASES: &[Case] = &[
     case(&[1, 17, 1], "sizes of 1 around"),
     case(&[2, 3, 5], "primes: no two sizes can be confused"),
     case(&[3, 16, 33], "rows longer than the vector width"),
+    case(&[37, 3, 33], "past a tile both ways, a dimension between"),
 ];
 
 const fn card(

@@ -2,6 +2,7 @@
 
 use super::close::{Tolerance, compare, rms};
 use super::oracle::{finite_differences, input_dtype, rounded, sample, smallest, tensor, values};
+use super::plain::{self, Rounding};
 use crate::cards::{Array, Card, Case, Input, Role, Values};
 use crate::device::Device;
 use crate::dtype::DType;
@@ -73,15 +74,6 @@ fn relative(card: &Card, case: &Case, dtype: DType, result: DType) -> f64 {
     }
 }
 
-/// Roundings of intermediates that backward stores on a GPU but not on the CPU, and that every gradient shows.
-fn stored_on_gpu(card: &Card) -> f64 {
-    match card.op {
-        // The gradient of the logits, an operand of tensor-core products.
-        "linear_cross_entropy" => 1.0,
-        _ => 0.0,
-    }
-}
-
 fn bits(run: &Run) -> Vec<Vec<u32>> {
     std::iter::once(&run.out)
         .chain(run.grads.iter().flatten())
@@ -132,6 +124,14 @@ pub fn check(
     // Backward.
     let dout_values = values(&dout(&first.out));
     let mut positions = reader(card, index, 2);
+    let plain = match dtype {
+        DType::F32 => None,
+        _ if device == Device::Cpu => None,
+        _ => {
+            let gradients = |rounding| plain::gradients(card, case, &arrays, &dout_values, rounding);
+            gradients(Rounding::NONE).zip(gradients(Rounding::plain(dtype)))
+        }
+    };
     for (which, input) in inputs.iter().enumerate().filter(|(_, input)| input.role != Role::Ids) {
         let what = format!("gradient of input {which}");
         let Some(grad) = &first.grads[which] else { return Err(format!("{what} is missing")) };
@@ -152,13 +152,18 @@ pub fn check(
             }
             scale => scale,
         };
-        let mut relative = relative(card, case, dtype, grad.dtype());
-        if device != Device::Cpu && dtype != DType::F32 {
-            relative += 0.55 * dtype.epsilon() * case.half_condition * stored_on_gpu(card);
+        let picked: Vec<f64> = at.iter().map(|i| got[*i]).collect();
+        if let Some((exact, plainly)) = &plain {
+            // All of them, against formulas that the differences vouch for.
+            let formula: Vec<f64> = at.iter().map(|i| exact[which][*i]).collect();
+            let tolerance = Tolerance { absolute: 1e-6 * scale + noise, relative: 1e-6 };
+            compare(&format!("formula of the {what}"), &[at.len()], &formula, &want, tolerance)?;
+            plain::judge(&what, &got, &exact[which], &plainly[which], grad.dtype(), 0.0)?;
+            continue;
         }
+        let relative = relative(card, case, dtype, grad.dtype());
         let absolute =
             relative * scale + noise + card.roundings * smallest(grad.dtype()).max(smallest(dtype));
-        let picked: Vec<f64> = at.iter().map(|i| got[*i]).collect();
         compare(&what, &[at.len()], &picked, &want, Tolerance { absolute, relative })
             .map_err(|message| format!("{message}; positions {at:?}"))?;
     }

@@ -3,6 +3,7 @@
 pub mod cards;
 pub mod close;
 pub mod oracle;
+pub mod plain;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -32,6 +32,8 @@ pub struct Attention<'a> {
     pub dropout: Option<(f32, Stream)>,
     /// (batch, keys): 0 hides a key from every query.
     pub key_mask: Option<&'a [i32]>,
+    /// (heads, queries, keys), added to the scaled scores.
+    pub bias: Option<&'a [f32]>,
 }
 
 /// One of q, k, v: element (b, t, h, d) at `b * batch_stride + t * row_stride + h * head_size + d`.
@@ -93,13 +95,17 @@ impl Attention<'_> {
         if self.causal { self.keys - self.queries + query + 1 } else { self.keys }
     }
 
-    /// Scores of queries `first..first + count`, already scaled, -infinity where hidden; rows of `width` keys.
+    /// Scores of queries `first..first + count`, scaled and with the bias, -infinity where hidden; rows of `width` keys.
     fn scores(&self, s: &mut [f32], q: &[f32], k: &[f32], task: Task, first: usize, width: usize) {
         let hs = self.head_size;
         let count = s.len() / width;
         let q = Mat::rows(&q[first * hs..(first + count) * hs], hs);
         gemm_f32(s, width, q, Mat::rows(k, hs).t(), count, width, hs, self.scale, false, Threads::One);
         for (i, row) in s.chunks_exact_mut(width).enumerate() {
+            if let Some(bias) = self.bias {
+                let bias = &bias[(task.h * self.queries + first + i) * self.keys..][..width];
+                add(row, bias);
+            }
             row[self.visible(first + i)..].fill(f32::NEG_INFINITY);
             if let Some(mask) = self.key_mask {
                 let mask = &mask[task.b * self.keys..][..width];
@@ -174,12 +180,14 @@ impl Attention<'_> {
         );
     }
 
-    /// Gradients dq (B, Tq, NH, HS), dk, dv (B, Tk, NH, HS), overwritten or added to. `out` and `lse` from forward.
+    /// Gradients dq (B, Tq, NH, HS), dk, dv (B, Tk, NH, HS), overwritten or added to; dbias (NH, Tq, Tk) alike, by its own flag.
+    /// `out` and `lse` from forward.
     pub fn backward<E: Float>(
         &self,
         dq: &HeadsMut<E>,
         dk: &HeadsMut<E>,
         dv: &HeadsMut<E>,
+        dbias: Option<(&mut [f32], bool)>,
         dout: &[E],
         out: &[E],
         lse: &[f32],
@@ -188,65 +196,79 @@ impl Attention<'_> {
         v: Heads<E>,
         accumulate: bool,
     ) {
-        let (hs, row_stride) = (self.head_size, self.heads * self.head_size);
+        let hs = self.head_size;
+        let row_stride = self.heads * hs;
         let packed = |data| Heads { data, batch_stride: self.queries * row_stride, row_stride };
-        self.tasks().zip(lse.par_chunks_exact(self.queries)).for_each_init(
-            Scratch::default,
-            |s, (task, lse)| {
-                self.load(&mut s.q, q, task, self.queries);
-                self.load(&mut s.k, k, task, self.keys);
-                self.load(&mut s.v, v, task, self.keys);
-                self.load(&mut s.o, packed(out), task, self.queries);
-                self.load(&mut s.dout, packed(dout), task, self.queries);
-                s.dq.resize(self.queries * hs, 0.0);
-                s.dk.clear();
-                s.dk.resize(self.keys * hs, 0.0);
-                s.dv.clear();
-                s.dv.resize(self.keys * hs, 0.0);
-                for first in (0..self.queries).step_by(BLOCK) {
-                    let count = BLOCK.min(self.queries - first);
-                    let width = self.visible(first + count - 1);
-                    s.s.resize(count * width, 0.0);
-                    s.ds.resize(count * width, 0.0);
-                    s.factors.resize(width, 0.0);
-                    self.scores(&mut s.s, &s.q, &s.k, task, first, width);
-                    let rows = first * hs..(first + count) * hs;
-                    let dout_block = Mat::rows(&s.dout[rows.clone()], hs);
-                    gemm_f32(
-                        &mut s.ds,
-                        width,
-                        dout_block,
-                        Mat::rows(&s.v, hs).t(),
-                        count,
-                        width,
-                        hs,
-                        1.0,
-                        false,
-                        Threads::One,
-                    );
-                    for (i, (p, dp)) in
-                        s.s.chunks_exact_mut(width).zip(s.ds.chunks_exact_mut(width)).enumerate()
-                    {
-                        let query = first + i;
-                        let range = query * hs..(query + 1) * hs;
-                        let dot = dot(&s.dout[range.clone()], &s.o[range]);
-                        self.factors(&mut s.factors, task, query);
-                        // A query that sees no key has lse = -infinity, and scores of -infinity: e^(-inf - 0) = 0.
-                        let lse = if lse[query] == f32::NEG_INFINITY { 0.0 } else { lse[query] };
-                        score_gradients(p, dp, &s.factors, lse, dot, self.scale);
+        let of_task = |s: &mut Scratch, task: Task, dbias: Option<&mut [f32]>| {
+            self.load(&mut s.q, q, task, self.queries);
+            self.load(&mut s.k, k, task, self.keys);
+            self.load(&mut s.v, v, task, self.keys);
+            self.load(&mut s.o, packed(out), task, self.queries);
+            self.load(&mut s.dout, packed(dout), task, self.queries);
+            self.backward_task(s, task, &lse[(task.b * self.heads + task.h) * self.queries..], dbias);
+            dq.store(task, &s.dq, hs, accumulate);
+            dk.store(task, &s.dk, hs, accumulate);
+            dv.store(task, &s.dv, hs, accumulate);
+        };
+        match dbias {
+            None => self.tasks().for_each_init(Scratch::default, |s, task| of_task(s, task, None)),
+            // The batch adds up in ascending order: one thread a head.
+            Some((dbias, added_to)) => {
+                dbias.par_chunks_exact_mut(self.queries * self.keys).enumerate().for_each_init(
+                    Scratch::default,
+                    |s, (h, dbias)| {
+                        if !added_to {
+                            dbias.fill(0.0);
+                        }
+                        (0..self.batch).for_each(|b| of_task(s, Task { b, h }, Some(dbias)));
+                    },
+                );
+            }
+        }
+    }
+
+    /// Gradients of one head of one sequence, from what is loaded in `s` into `s.dq`, `s.dk` and `s.dv`, and added to dbias (Tq, Tk).
+    fn backward_task(&self, s: &mut Scratch, task: Task, lse: &[f32], mut dbias: Option<&mut [f32]>) {
+        let hs = self.head_size;
+        s.dq.resize(self.queries * hs, 0.0);
+        s.dk.clear();
+        s.dk.resize(self.keys * hs, 0.0);
+        s.dv.clear();
+        s.dv.resize(self.keys * hs, 0.0);
+        for first in (0..self.queries).step_by(BLOCK) {
+            let count = BLOCK.min(self.queries - first);
+            let width = self.visible(first + count - 1);
+            s.s.resize(count * width, 0.0);
+            s.ds.resize(count * width, 0.0);
+            s.factors.resize(width, 0.0);
+            self.scores(&mut s.s, &s.q, &s.k, task, first, width);
+            let rows = first * hs..(first + count) * hs;
+            let dout_block = Mat::rows(&s.dout[rows.clone()], hs);
+            let v = Mat::rows(&s.v, hs).t();
+            gemm_f32(&mut s.ds, width, dout_block, v, count, width, hs, 1.0, false, Threads::One);
+            for (i, (p, dp)) in s.s.chunks_exact_mut(width).zip(s.ds.chunks_exact_mut(width)).enumerate() {
+                let query = first + i;
+                let range = query * hs..(query + 1) * hs;
+                let dot = dot(&s.dout[range.clone()], &s.o[range]);
+                self.factors(&mut s.factors, task, query);
+                // A query that sees no key has lse = -infinity, and scores of -infinity: e^(-inf - 0) = 0.
+                let lse = if lse[query] == f32::NEG_INFINITY { 0.0 } else { lse[query] };
+                match &mut dbias {
+                    None => score_gradients(p, dp, &s.factors, lse, dot, self.scale),
+                    Some(dbias) => {
+                        score_gradients(p, dp, &s.factors, lse, dot, 1.0);
+                        add(&mut dbias[query * self.keys..][..width], dp);
+                        dp.iter_mut().for_each(|ds| *ds *= self.scale);
                     }
-                    let (p, ds) = (Mat::rows(&s.s, width), Mat::rows(&s.ds, width));
-                    let q_block = Mat::rows(&s.q[rows.clone()], hs);
-                    gemm_f32(&mut s.dv, hs, p.t(), dout_block, width, hs, count, 1.0, true, Threads::One);
-                    gemm_f32(&mut s.dk, hs, ds.t(), q_block, width, hs, count, 1.0, true, Threads::One);
-                    let k = Mat::rows(&s.k, hs);
-                    gemm_f32(&mut s.dq[rows], hs, ds, k, count, hs, width, 1.0, false, Threads::One);
                 }
-                dq.store(task, &s.dq, hs, accumulate);
-                dk.store(task, &s.dk, hs, accumulate);
-                dv.store(task, &s.dv, hs, accumulate);
-            },
-        );
+            }
+            let (p, ds) = (Mat::rows(&s.s, width), Mat::rows(&s.ds, width));
+            let q_block = Mat::rows(&s.q[rows.clone()], hs);
+            gemm_f32(&mut s.dv, hs, p.t(), dout_block, width, hs, count, 1.0, true, Threads::One);
+            gemm_f32(&mut s.dk, hs, ds.t(), q_block, width, hs, count, 1.0, true, Threads::One);
+            let k = Mat::rows(&s.k, hs);
+            gemm_f32(&mut s.dq[rows], hs, ds, k, count, hs, width, 1.0, false, Threads::One);
+        }
     }
 }
 
@@ -263,6 +285,12 @@ struct Scratch {
     s: Vec<f32>,
     ds: Vec<f32>,
     factors: Vec<f32>,
+}
+
+simd! {
+    fn add(to: &mut [f32], row: &[f32]) {
+        to.iter_mut().zip(row).for_each(|(to, x)| *to += x);
+    }
 }
 
 simd! {

@@ -38,6 +38,15 @@ simd! {
 }
 
 simd! {
+    fn in_place_run<E: Float>(x: &mut [E], form: Gelu) {
+        match form {
+            Gelu::Tanh => x.iter_mut().for_each(|x| *x = E::from_f32(tanh_form(x.to_f32()).0)),
+            Gelu::Erf => x.iter_mut().for_each(|x| *x = E::from_f32(erf_form(x.to_f32()).0)),
+        }
+    }
+}
+
+simd! {
     fn backward_run<E: Float>(dinp: &mut [E], dout: &[E], inp: &[E], form: Gelu, accumulate: bool) {
         for ((dinp, dout), inp) in dinp.iter_mut().zip(dout).zip(inp) {
             let slope = match form {
@@ -53,6 +62,11 @@ simd! {
 /// out[i] = gelu(inp[i])
 pub fn forward<E: Float>(out: &mut [E], inp: &[E], form: Gelu) {
     parallel::rows_mut(out, 1, |start, out| forward_run(out, &inp[start..start + out.len()], form));
+}
+
+/// x[i] = gelu(x[i])
+pub fn forward_in_place<E: Float>(x: &mut [E], form: Gelu) {
+    parallel::rows_mut(x, 1, |_, x| in_place_run(x, form));
 }
 
 /// dinp[i] (+)= gelu'(inp[i]) dout[i]

@@ -26,15 +26,54 @@ simd! {
     }
 }
 
+/// What is done to scores before the softmax. Row n has row `n / repeat % count` of an array of `count` rows.
+#[derive(Clone, Copy)]
+pub enum Mask<'a, E> {
+    None,
+    /// 0 hides an element.
+    Keys {
+        data: &'a [i32],
+        repeat: usize,
+        count: usize,
+    },
+    /// Added to the scaled input.
+    Added {
+        data: &'a [E],
+        repeat: usize,
+        count: usize,
+    },
+}
+
 simd! {
-    fn forward_row<E: Float>(out: &mut [E], scratch: &mut [f32], inp: &[E], scale: f32) {
-        for (s, x) in scratch.iter_mut().zip(inp) {
+    fn scaled_row<E: Float>(scores: &mut [f32], inp: &[E], scale: f32) {
+        for (s, x) in scores.iter_mut().zip(inp) {
             *s = x.to_f32() * scale;
         }
-        let (_, sum) = exp_row(scratch);
+    }
+}
+
+simd! {
+    fn hide(scores: &mut [f32], keys: &[i32]) {
+        for (s, key) in scores.iter_mut().zip(keys) {
+            *s = if *key == 0 { f32::NEG_INFINITY } else { *s };
+        }
+    }
+}
+
+simd! {
+    fn add<E: Float>(scores: &mut [f32], added: &[E]) {
+        for (s, x) in scores.iter_mut().zip(added) {
+            *s += x.to_f32();
+        }
+    }
+}
+
+simd! {
+    fn forward_row<E: Float>(out: &mut [E], scores: &mut [f32]) {
+        let (_, sum) = exp_row(scores);
         // A row of -infinity has nothing to share out: 0, not NaN.
         let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-        for (o, s) in out.iter_mut().zip(scratch.iter()) {
+        for (o, s) in out.iter_mut().zip(scores.iter()) {
             *o = E::from_f32(*s * inverse);
         }
     }
@@ -50,12 +89,23 @@ simd! {
     }
 }
 
-/// out (N, C) = softmax(scale * inp) over each row.
-pub fn forward<E: Float>(out: &mut [E], inp: &[E], cols: usize, scale: f32) {
+/// out (N, C) = softmax(scale * inp + mask) over each row.
+pub fn forward<E: Float>(out: &mut [E], inp: &[E], mask: Mask<E>, cols: usize, scale: f32) {
     parallel::rows_mut(out, cols, |first, out| {
-        let mut scratch = vec![0.0; cols];
+        let mut scores = vec![0.0; cols];
         for (i, out) in out.chunks_exact_mut(cols).enumerate() {
-            forward_row(out, &mut scratch, &inp[(first + i) * cols..][..cols], scale);
+            let row = first + i;
+            scaled_row(&mut scores, &inp[row * cols..][..cols], scale);
+            match mask {
+                Mask::None => {}
+                Mask::Keys { data, repeat, count } => {
+                    hide(&mut scores, &data[row / repeat % count * cols..][..cols]);
+                }
+                Mask::Added { data, repeat, count } => {
+                    add(&mut scores, &data[row / repeat % count * cols..][..cols]);
+                }
+            }
+            forward_row(out, &mut scores);
         }
     });
 }

@@ -3,14 +3,16 @@
 
 use handloom_kernels::attention as launcher;
 use handloom_kernels::dropout::Draws;
+use handloom_kernels::slice::SliceMut;
 
 use crate::cpu::attention::{Attention as Kernel, Heads, HeadsMut};
 use crate::device::{Device, Gpu};
 use crate::dispatch_float;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
+use crate::ops::ParameterGrad;
 use crate::philox::Stream;
-use crate::tape::record;
+use crate::tape::{GradId, Gradients, record};
 use crate::tensor::Tensor;
 
 /// Options of an attention call.
@@ -24,16 +26,20 @@ pub struct Attention {
     pub dropout: Option<(f32, Stream)>,
     /// (B, Tk) i32; 0 hides a key (padding) from every query. A query that sees no key gets 0.
     pub key_mask: Option<Tensor>,
+    /// (NH, Tq, Tk) or (1, NH, Tq, Tk), f32 or the dtype of q: added to the scaled scores of every sequence, as T5's relative
+    /// positions are (Raffel et al. 2020, arXiv:1910.10683, section 2.1). Used in f32, and its gradient is summed in f32.
+    pub bias: Option<Tensor>,
 }
 
-/// softmax(scale q k^T) v for each head. Saves q, k, v, the output and its log-sum-exp (B, NH, Tq) for backward.
+/// softmax(scale q k^T + bias) v for each head. Saves q, k, v, the output and its log-sum-exp (B, NH, Tq; to
+/// base 2 on a GPU) for backward.
 ///
 /// # Shapes
 /// q (B, Tq, NH, HS), k and v (B, Tk, NH, HS), out (B, Tq, NH, HS).
 ///
 /// # Errors
-/// [`Error::Shape`] when sizes differ, or with `causal` when Tk < Tq; [`Error::DType`] when dtypes differ;
-/// [`Error::Value`] for a drop probability outside [0, 1).
+/// [`Error::Shape`] when sizes differ, also those of mask and bias, or with `causal` when Tk < Tq; [`Error::DType`] when dtypes
+/// differ; [`Error::Value`] for a drop probability outside [0, 1).
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Result<Tensor> {
     let _time = crate::profile::scope("attention", crate::profile::Pass::Forward);
     const OP: &str = "attention";
@@ -50,21 +56,16 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Res
     super::same_dtype(OP, "k", q, k)?;
     super::same_dtype(OP, "v", q, v)?;
     let sizes = Sizes { batch, heads, queries, keys, head_size };
-    let mask = check(&sizes, options)?;
+    let bias = options.bias.as_ref();
+    let (options, bias_id) = (check(&sizes, q, options)?, grad_id(&options.bias));
     if q.numel() == 0 || k.numel() == 0 {
         // Nothing attends, or nothing is there to be attended to: zeros, and zero gradients.
-        let inputs = [q, k, v].map(|x| (x.grad_id(), x.shape().to_vec(), x.dtype(), x.device()));
         let out = Tensor::zeros(q.shape(), q.dtype(), q.device())?;
-        return Ok(record(OP, &[q, k, v], out, move |_, grads| {
-            inputs.into_iter().try_for_each(|(id, shape, dtype, device)| {
-                grads.add(id, Tensor::zeros(&shape, dtype, device)?)
-            })
-        }));
+        return Ok(zero_gradients(OP, &with_bias(&[q, k, v], bias), out));
     }
     let (q, k, v) = (with_contiguous_heads(q)?, with_contiguous_heads(k)?, with_contiguous_heads(v)?);
     let mut out = Tensor::empty(q.shape(), q.dtype(), q.device())?;
     let mut lse = Tensor::empty(&[batch, heads, queries], DType::F32, q.device())?;
-    let options = Attention { key_mask: mask, ..options.clone() };
     match q.device() {
         Device::Cpu => dispatch_float!(q.dtype(), OP, "q", |E| {
             sizes.kernel(&options)?.forward(
@@ -87,7 +88,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Res
     }
     let ids = [q.grad_id(), k.grad_id(), v.grad_id()];
     let (sq, sk, sv, sout) = (q.detach(), k.detach(), v.detach(), out.clone());
-    Ok(record(OP, &[&q, &k, &v], out, move |dout, grads| {
+    Ok(record(OP, &with_bias(&[&q, &k, &v], bias), out, move |dout, grads| {
+        let mut dbias = ParameterGrad::begin(grads, bias_id)?;
         let like = |x: &Tensor| Tensor::empty(x.shape(), x.dtype(), x.device());
         let (mut dq, mut dk, mut dv) = (like(&sq)?, like(&sk)?, like(&sv)?);
         let row = heads * head_size;
@@ -97,6 +99,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Res
                     &HeadsMut::new(dq.slice_mut::<E>()?, 0, queries * row, row),
                     &HeadsMut::new(dk.slice_mut::<E>()?, 0, keys * row, row),
                     &HeadsMut::new(dv.slice_mut::<E>()?, 0, keys * row, row),
+                    target_cpu(&mut dbias)?,
                     dout.slice::<E>()?,
                     sout.slice::<E>()?,
                     lse.slice()?,
@@ -115,9 +118,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Res
                 };
                 let saved = saved_of(&sout, &lse, &dout)?;
                 let (q, k, v) = (cuda_heads_of(&sq)?, cuda_heads_of(&sk)?, cuda_heads_of(&sv)?);
-                sizes.launcher(&gpu, &options)?.backward(gpu.gpu(), gradients, None, saved, q, k, v, false)?
+                let (kernel, dbias) = (sizes.launcher(&gpu, &options)?, target(&mut dbias)?);
+                kernel.backward(gpu.gpu(), gradients, dbias, saved, q, k, v, false)?
             }
         }
+        finish(dbias, sq.device(), grads)?;
         for (id, grad) in ids.into_iter().zip([dq, dk, dv]) {
             grads.add(id, grad)?;
         }
@@ -142,19 +147,18 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &Attention) -> Resu
     }
     let (cols, head_size) = (packed / 3, packed / (3 * heads));
     let sizes = Sizes { batch, heads, queries: time, keys: time, head_size };
-    let mask = check(&sizes, options)?;
+    let bias = options.bias.as_ref();
+    let (options, bias_id) = (check(&sizes, qkv, options)?, grad_id(&options.bias));
     let qkv = qkv.to_contiguous()?;
     let mut out = Tensor::empty(&[batch, time, cols], qkv.dtype(), qkv.device())?;
     let mut lse = Tensor::empty(&[batch, heads, time], DType::F32, qkv.device())?;
-    let options = Attention { key_mask: mask, ..options.clone() };
     fn parts<E: Float>(data: &[E], time: usize, cols: usize) -> [Heads<'_, E>; 3] {
         let part =
             |i: usize| Heads { data: &data[i * cols..], batch_stride: time * 3 * cols, row_stride: 3 * cols };
         [part(0), part(1), part(2)]
     }
     if qkv.numel() == 0 {
-        let (id, saved) = (qkv.grad_id(), qkv.detach());
-        return Ok(record(OP, &[&qkv], out, move |_, grads| grads.add(id, saved)));
+        return Ok(zero_gradients(OP, &with_bias(&[&qkv], bias), out));
     }
     match qkv.device() {
         Device::Cpu => dispatch_float!(qkv.dtype(), OP, "qkv", |E| {
@@ -169,7 +173,8 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &Attention) -> Resu
         }
     }
     let (id, saved, saved_out) = (qkv.grad_id(), qkv.detach(), out.clone());
-    Ok(record(OP, &[&qkv], out, move |dout, grads| {
+    Ok(record(OP, &with_bias(&[&qkv], bias), out, move |dout, grads| {
+        let mut dbias = ParameterGrad::begin(grads, bias_id)?;
         grads.write(id, |dqkv, accumulate| match saved.device() {
             Device::Cpu => dispatch_float!(saved.dtype(), OP, "qkv", |E| {
                 let [q, k, v] = parts(saved.slice::<E>()?, time, cols);
@@ -177,18 +182,19 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &Attention) -> Resu
                 let [dq, dk, dv] =
                     [0, 1, 2].map(|i| HeadsMut::new(dqkv, i * cols, time * 3 * cols, 3 * cols));
                 let (dout, out, lse) = (dout.slice::<E>()?, saved_out.slice::<E>()?, lse.slice()?);
-                let kernel = sizes.kernel(&options)?;
-                kernel.backward(&dq, &dk, &dv, dout, out, lse, q, k, v, accumulate);
+                let (kernel, dbias) = (sizes.kernel(&options)?, target_cpu(&mut dbias)?);
+                kernel.backward(&dq, &dk, &dv, dbias, dout, out, lse, q, k, v, accumulate);
                 Ok(())
             }),
             Device::Cuda(gpu) => {
                 let gradients = launcher::Gradients::Packed(dqkv.cuda_slice_mut()?);
                 let [q, k, v] = cuda_parts(&saved, time, cols)?;
                 let saved = saved_of(&saved_out, &lse, &dout)?;
-                let kernel = sizes.launcher(&gpu, &options)?;
-                Ok(kernel.backward(gpu.gpu(), gradients, None, saved, q, k, v, accumulate)?)
+                let (kernel, dbias) = (sizes.launcher(&gpu, &options)?, target(&mut dbias)?);
+                Ok(kernel.backward(gpu.gpu(), gradients, dbias, saved, q, k, v, accumulate)?)
             }
-        })
+        })?;
+        finish(dbias, saved.device(), grads)
     }))
 }
 
@@ -217,6 +223,7 @@ impl Sizes {
             scale: self.scale(options),
             dropout: options.dropout.filter(|(drop_prob, _)| *drop_prob > 0.0),
             key_mask: options.key_mask.as_ref().map(|mask| mask.slice()).transpose()?,
+            bias: options.bias.as_ref().map(|bias| bias.slice()).transpose()?,
         })
     }
 
@@ -233,7 +240,7 @@ impl Sizes {
                 (drop_prob, Draws { seed, stream, step, device_step: Some(gpu.draw_step()) })
             }),
             key_mask: options.key_mask.as_ref().map(|mask| mask.cuda_slice()).transpose()?,
-            bias: None,
+            bias: options.bias.as_ref().map(|bias| bias.cuda_slice()).transpose()?,
         })
     }
 }
@@ -247,26 +254,81 @@ fn dims4(x: &Tensor, what: &str) -> Result<[usize; 4]> {
     })
 }
 
-/// Validates the options; returns the key mask without gaps.
-fn check(sizes: &Sizes, options: &Attention) -> Result<Option<Tensor>> {
+/// The options as the kernels take them: mask and bias without gaps, the bias in f32. `q` has the activations' dtype.
+fn check(sizes: &Sizes, q: &Tensor, options: &Attention) -> Result<Attention> {
     const OP: &str = "attention";
-    if options.causal && sizes.keys < sizes.queries {
-        let message =
-            format!("causal needs at least as many keys as queries, got {} < {}", sizes.keys, sizes.queries);
+    let &Sizes { batch, heads, queries, keys, .. } = sizes;
+    if options.causal && keys < queries {
+        let message = format!("causal needs at least as many keys as queries, got {keys} < {queries}");
         return Err(Error::shape(OP, message));
     }
     if let Some((drop_prob, _)) = options.dropout {
         super::dropout::check_drop_prob(OP, drop_prob)?;
     }
-    let Some(mask) = &options.key_mask else { return Ok(None) };
-    if mask.shape() != [sizes.batch, sizes.keys] {
-        let message = format!("key_mask is {:?}, expected [{}, {}]", mask.shape(), sizes.batch, sizes.keys);
-        return Err(Error::shape(OP, message));
+    if let Some(mask) = &options.key_mask {
+        if mask.shape() != [batch, keys] {
+            let message = format!("key_mask is {:?}, expected [{batch}, {keys}]", mask.shape());
+            return Err(Error::shape(OP, message));
+        }
+        if mask.dtype() != DType::I32 {
+            return Err(Error::DType { op: OP, what: "key_mask", expected: "i32", got: mask.dtype() });
+        }
     }
-    if mask.dtype() != DType::I32 {
-        return Err(Error::DType { op: OP, what: "key_mask", expected: "i32", got: mask.dtype() });
+    if let Some(bias) = &options.bias {
+        let shape = bias.shape().strip_prefix(&[1]).filter(|rest| rest.len() == 3).unwrap_or(bias.shape());
+        if shape != [heads, queries, keys] {
+            let message = format!(
+                "bias is {:?}, expected [{heads}, {queries}, {keys}] (NH, Tq, Tk), or 1 before that",
+                bias.shape()
+            );
+            return Err(Error::shape(OP, message));
+        }
+        if bias.dtype() != DType::F32 {
+            super::same_dtype(OP, "bias", q, bias)?;
+        }
     }
-    Ok(Some(mask.to_contiguous()?.detach()))
+    let contiguous = |x: &Tensor| x.detach().to_contiguous();
+    let bias = options.bias.as_ref().map(|bias| super::cast::cast(&contiguous(bias)?, DType::F32));
+    Ok(Attention {
+        key_mask: options.key_mask.as_ref().map(contiguous).transpose()?,
+        bias: bias.transpose()?,
+        ..*options
+    })
+}
+
+fn grad_id(bias: &Option<Tensor>) -> GradId {
+    bias.as_ref().and_then(Tensor::grad_id)
+}
+
+/// The inputs and the bias: what the tape may follow.
+fn with_bias<'a>(inputs: &[&'a Tensor], bias: Option<&'a Tensor>) -> Vec<&'a Tensor> {
+    inputs.iter().copied().chain(bias).collect()
+}
+
+/// `out`, of which no input has a gradient but 0.
+fn zero_gradients(op: &'static str, inputs: &[&Tensor], out: Tensor) -> Tensor {
+    let ids: Vec<_> =
+        inputs.iter().map(|x| (x.grad_id(), x.shape().to_vec(), x.dtype(), x.device())).collect();
+    record(op, inputs, out, move |_, grads| {
+        ids.into_iter()
+            .try_for_each(|(id, shape, dtype, device)| grads.add(id, Tensor::zeros(&shape, dtype, device)?))
+    })
+}
+
+fn target_cpu(dbias: &mut Option<ParameterGrad>) -> Result<Option<(&mut [f32], bool)>> {
+    dbias.as_mut().map(ParameterGrad::target_cpu).transpose()
+}
+
+fn target(dbias: &mut Option<ParameterGrad>) -> Result<Option<(SliceMut<'_>, bool)>> {
+    dbias.as_mut().map(ParameterGrad::target).transpose()
+}
+
+fn finish(dbias: Option<ParameterGrad>, device: Device, grads: &mut Gradients) -> Result<()> {
+    match (dbias, device) {
+        (None, _) => Ok(()),
+        (Some(dbias), Device::Cpu) => dbias.finish_cpu("attention", grads),
+        (Some(dbias), Device::Cuda(gpu)) => dbias.finish(gpu, grads),
+    }
 }
 
 /// The kernel takes any batch and row strides, but each row's heads side by side.

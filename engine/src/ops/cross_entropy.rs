@@ -64,7 +64,7 @@ pub(super) fn loss_factor(targets: &[i32], divisor: Option<f64>) -> f64 {
 /// logits (..., V), targets (...) i32 with [`IGNORE_INDEX`] where nothing counts.
 ///
 /// # Errors
-/// [`Error::Value`] for a target outside 0..V (on a GPU, where nobody waits to read the targets, the loss is NaN), [`Error::Shape`] and [`Error::DType`] as the sizes and dtypes demand.
+/// [`Error::Value`] for a target outside 0..V (on a GPU, where nobody waits to read the targets, the loss is NaN, and the error comes when results are read: [`handloom_kernels::ids`]), [`Error::Shape`] and [`Error::DType`] as the sizes and dtypes demand.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, divisor: Option<f64>) -> Result<Tensor> {
     let _time = crate::profile::scope("cross_entropy", crate::profile::Pass::Forward);
     let (rows, vocab) = logits.rows_cols(OP, "logits")?;
@@ -123,7 +123,7 @@ fn on_gpu(
         vocab,
         IGNORE_INDEX,
     )?;
-    let Totals { loss, factor, .. } = rows_scores.totals(gpu, &targets, divisor)?;
+    let Totals { loss, factor, .. } = rows_scores.totals(gpu, &targets, vocab, divisor)?;
     let (id, mut saved) = (logits.grad_id(), logits.detach());
     Ok(record(OP, &[logits], loss, move |dout, grads| {
         launcher::backward(
@@ -161,7 +161,7 @@ impl RowScores {
         Ok(RowScores { loss: empty(DType::F32)?, hit: empty(DType::I32)? })
     }
 
-    pub fn totals(&self, gpu: Cuda, targets: &Tensor, divisor: Option<f64>) -> Result<Totals> {
+    pub fn totals(&self, gpu: Cuda, targets: &Tensor, vocab: usize, divisor: Option<f64>) -> Result<Totals> {
         let empty = |dtype| Tensor::empty(&[], dtype, targets.device());
         let (mut loss, mut factor, mut hits) = (empty(DType::F32)?, empty(DType::F32)?, empty(DType::I32)?);
         launcher::finish(
@@ -173,6 +173,7 @@ impl RowScores {
             self.hit.cuda_slice()?,
             targets.cuda_slice()?,
             targets.numel(),
+            vocab,
             IGNORE_INDEX,
             divisor,
         )?;

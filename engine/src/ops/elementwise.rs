@@ -106,7 +106,7 @@ fn negate_if(negate: bool, x: Tensor) -> Result<Tensor> {
 }
 
 /// Sums a gradient over the dimensions along which broadcasting repeated its tensor.
-fn sum_to_shape(op: &'static str, grad: Tensor, shape: &[usize]) -> Result<Tensor> {
+pub(super) fn sum_to_shape(op: &'static str, grad: Tensor, shape: &[usize]) -> Result<Tensor> {
     if grad.shape() == shape {
         return Ok(grad);
     }

@@ -16,7 +16,7 @@ use crate::tensor::Tensor;
 /// ids (...) i32, weight (V, C), out (..., C).
 ///
 /// # Errors
-/// [`Error::Value`] for an id outside 0..V (on a GPU, where nobody waits to read the ids, such a row is NaN), [`Error::DType`] when `ids` is not i32 or `weight` not a float tensor.
+/// [`Error::Value`] for an id outside 0..V (on a GPU, where nobody waits to read the ids, such a row is NaN, and the error comes when results are read: [`handloom_kernels::ids`]), [`Error::DType`] when `ids` is not i32 or `weight` not a float tensor.
 pub fn embedding(ids: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let _time = crate::profile::scope("embedding", crate::profile::Pass::Forward);
     let (vocab, cols) = weight.dims2("embedding", "weight")?;
@@ -60,7 +60,7 @@ pub(super) fn lookup(
         }),
         Device::Cuda(gpu) => {
             let (ids, table) = (ids.cuda_slice()?, table.cuda_slice()?);
-            Ok(launcher::forward(&gpu, out.cuda_slice_mut()?, ids, table, vocab, cols)?)
+            Ok(launcher::forward(&gpu, op, out.cuda_slice_mut()?, ids, table, vocab, cols)?)
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 /// inp (..., C) with N rows, rows (K) i32, out (K, C).
 ///
 /// # Errors
-/// [`Error::Value`] for a row outside 0..N (on a GPU such a row is NaN, as in `embedding`), [`Error::DType`] when `rows` is not i32 or `inp` not a float tensor.
+/// [`Error::Value`] for a row outside 0..N (on a GPU such a row is NaN and reported later, as in `embedding`), [`Error::DType`] when `rows` is not i32 or `inp` not a float tensor.
 pub fn gather_rows(inp: &Tensor, rows: &Tensor) -> Result<Tensor> {
     const OP: &str = "gather_rows";
     let _time = crate::profile::scope(OP, crate::profile::Pass::Forward);

@@ -1,16 +1,18 @@
-//! Matrix products: batched matmul of any transposes, and the linear layer with its epilogues.
+//! Matrix products: batched matmul of any transposes, the linear layer with its epilogues, and two of them as an MLP.
 
 mod cuda;
+mod linear;
+mod mlp;
+
+pub use linear::{Epilogue, WeightLayout, linear};
+pub use mlp::{Weights, mlp};
 
 use rayon::prelude::*;
 
-use crate::cpu::elementwise as elementwise_kernel;
-use crate::cpu::gelu as gelu_kernel;
 use crate::cpu::matmul::{Mat, Threads, gemm};
 use crate::device::Device;
 use crate::dispatch_float;
 use crate::error::{Error, Result};
-use crate::ops::gelu::Gelu;
 use crate::tape::record;
 use crate::tensor::Tensor;
 
@@ -122,187 +124,4 @@ fn batched(out: &mut Tensor, lhs: &Tensor, rhs: &Tensor, accumulate: bool) -> Re
             Ok(())
         })
     })
-}
-
-/// How a linear layer's weight is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeightLayout {
-    /// (in, out): Conv1D of GPT-2.
-    InOut,
-    /// (out, in): Linear of PyTorch.
-    OutIn,
-}
-
-/// What happens to the product before it is stored.
-#[derive(Clone, Copy, Debug)]
-pub enum Epilogue<'a> {
-    None,
-    /// gelu(product + bias); the pre-activation is kept for backward.
-    Gelu(Gelu),
-    /// residual + product + bias, residual of the output's shape.
-    Residual(&'a Tensor),
-}
-
-/// out = epilogue(inp W + bias).
-///
-/// # Shapes
-/// inp (..., K), weight (K, N) or (N, K) as `layout` says, bias (N), out (..., N).
-///
-/// # Errors
-/// [`Error::Shape`] when the sizes do not fit, [`Error::DType`] when the dtypes differ or are not floats.
-pub fn linear(
-    inp: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    layout: WeightLayout,
-    epilogue: Epilogue,
-) -> Result<Tensor> {
-    let _time = crate::profile::scope("linear", crate::profile::Pass::Forward);
-    const OP: &str = "linear";
-    let (rows, k) = inp.rows_cols(OP, "inp")?;
-    let (first, second) = weight.dims2(OP, "weight")?;
-    let (weight_k, n) = if layout == WeightLayout::InOut { (first, second) } else { (second, first) };
-    if weight_k != k {
-        let (inp, weight) = (inp.shape(), weight.shape());
-        let message = format!("inp {inp:?} has K={k}, weight {weight:?} ({layout:?}) has K={weight_k}");
-        return Err(Error::shape(OP, message));
-    }
-    super::same_dtype(OP, "weight", inp, weight)?;
-    let (inp, weight) = (inp.to_contiguous()?, weight.to_contiguous()?);
-    let bias = bias.map(Tensor::to_contiguous).transpose()?;
-    if let Some(bias) = &bias {
-        super::same_dtype(OP, "bias", &inp, bias)?;
-        if bias.shape() != [n] {
-            return Err(Error::shape(OP, format!("bias is {:?}, weight has {n} outputs", bias.shape())));
-        }
-    }
-    let mut shape = inp.shape().to_vec();
-    *shape.last_mut().expect("bug in handloom-engine: rows_cols accepted a scalar") = n;
-    let residual = match epilogue {
-        Epilogue::Residual(residual) => {
-            if residual.shape() != shape {
-                let message = format!("residual is {:?}, the output {shape:?}", residual.shape());
-                return Err(Error::shape(OP, message));
-            }
-            super::same_dtype(OP, "residual", &inp, residual)?;
-            Some(residual.to_contiguous()?)
-        }
-        _ => None,
-    };
-    let gelu = if let Epilogue::Gelu(form) = epilogue { Some(form) } else { None };
-
-    let mut out = Tensor::empty(&shape, inp.dtype(), inp.device())?;
-    let mut pre_activation = gelu
-        .map(|form| Ok::<_, Error>((form, Tensor::empty(&shape, inp.dtype(), inp.device())?)))
-        .transpose()?;
-    let weight_kn = weight_kn(&weight.detach(), layout)?;
-    let layer = Layer { inp: &inp, weight: &weight_kn, bias: bias.as_ref(), residual: residual.as_ref() };
-    match inp.device() {
-        Device::Cpu => layer.forward_cpu(&mut out, pre_activation.as_mut(), [rows, n, k])?,
-        Device::Cuda(gpu) => layer.forward_cuda(gpu, &mut out, pre_activation.as_mut(), [rows, n, k])?,
-    }
-
-    let (inp_id, weight_id) = (inp.grad_id(), weight.grad_id());
-    let (bias_id, residual_id) =
-        (bias.as_ref().and_then(Tensor::grad_id), residual.as_ref().and_then(Tensor::grad_id));
-    let saved_inp = super::view::reshape(&inp.detach(), &[rows, k])?;
-    let mut parents = vec![&inp, &weight];
-    parents.extend(bias.iter().chain(&residual));
-    Ok(record(OP, &parents, out, move |dout, grads| {
-        grads.add(residual_id, dout.clone())?;
-        let dout = match &pre_activation {
-            Some((form, pre)) => gelu_backward(&dout, pre, *form)?,
-            None => dout,
-        };
-        let dout = super::view::reshape(&dout, &[rows, n])?;
-        grads.write(bias_id, |dbias, accumulate| sum_columns(dbias, &dout, n, accumulate))?;
-        grads.write(inp_id, |dinp, accumulate| batched(dinp, &dout, &swap_last(&weight_kn)?, accumulate))?;
-        grads.write(weight_id, |dweight, accumulate| match layout {
-            WeightLayout::InOut => batched(dweight, &swap_last(&saved_inp)?, &dout, accumulate),
-            WeightLayout::OutIn => batched(dweight, &swap_last(&dout)?, &saved_inp, accumulate),
-        })
-    }))
-}
-
-/// The weight as a (K, N) view.
-fn weight_kn(weight: &Tensor, layout: WeightLayout) -> Result<Tensor> {
-    match layout {
-        WeightLayout::InOut => Ok(weight.clone()),
-        WeightLayout::OutIn => swap_last(weight),
-    }
-}
-
-/// The inputs of a linear layer, contiguous but for the weight, a (K, N) view.
-struct Layer<'a> {
-    inp: &'a Tensor,
-    weight: &'a Tensor,
-    bias: Option<&'a Tensor>,
-    residual: Option<&'a Tensor>,
-}
-
-impl Layer<'_> {
-    /// Writes `out` and, where there is an activation, what goes into it.
-    fn forward_cpu(
-        &self,
-        out: &mut Tensor,
-        pre_activation: Option<&mut (Gelu, Tensor)>,
-        [rows, n, k]: [usize; 3],
-    ) -> Result<()> {
-        dispatch_float!(self.inp.dtype(), "linear", "inp", |E| {
-            let out = out.slice_mut::<E>()?;
-            let (product, activated) = match pre_activation {
-                Some((form, pre)) => (pre.slice_mut::<E>()?, Some((*form, out))),
-                None => (out, None),
-            };
-            if let Some(residual) = self.residual {
-                product.copy_from_slice(residual.slice::<E>()?);
-            }
-            let (row_stride, col_stride) = (self.weight.strides()[0], self.weight.strides()[1]);
-            let weight = Mat { data: self.weight.strided::<E>()?, row_stride, col_stride };
-            let inp = Mat::rows(self.inp.slice::<E>()?, k);
-            gemm(product, inp, weight, rows, n, k, self.residual.is_some(), Threads::All);
-            if let Some(bias) = self.bias {
-                elementwise_kernel::add_bias(product, bias.slice::<E>()?);
-            }
-            if let Some((form, out)) = activated {
-                gelu_kernel::forward(out, product, form);
-            }
-            Ok(())
-        })
-    }
-}
-
-/// dout gelu'(pre), of a layer whose activation is fused.
-fn gelu_backward(dout: &Tensor, pre: &Tensor, form: Gelu) -> Result<Tensor> {
-    let mut dpre = Tensor::empty(pre.shape(), pre.dtype(), pre.device())?;
-    match pre.device() {
-        Device::Cpu => dispatch_float!(pre.dtype(), "linear", "inp", |E| {
-            let (dout, pre) = (dout.slice::<E>()?, pre.slice::<E>()?);
-            gelu_kernel::backward(dpre.slice_mut::<E>()?, dout, pre, form, false);
-            Ok(())
-        })?,
-        Device::Cuda(gpu) => {
-            let (dout, pre) = (dout.cuda_slice()?, pre.cuda_slice()?);
-            handloom_kernels::gelu::backward(
-                &gpu,
-                dpre.cuda_slice_mut()?,
-                dout,
-                pre,
-                form.launched(),
-                false,
-            )?;
-        }
-    }
-    Ok(dpre)
-}
-
-/// dbias (N) (+)= the sum of the rows of dout (rows, N).
-fn sum_columns(dbias: &mut Tensor, dout: &Tensor, n: usize, accumulate: bool) -> Result<()> {
-    match dout.device() {
-        Device::Cpu => dispatch_float!(dout.dtype(), "linear", "gradient", |E| {
-            let sums = elementwise_kernel::sum_columns(dout.slice::<E>()?, n);
-            super::write_f32(dbias, &sums, accumulate, "linear")
-        }),
-        Device::Cuda(gpu) => cuda::sum_columns(gpu, dbias, dout, n, accumulate),
-    }
 }

@@ -5,6 +5,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod cached_attention;
 pub mod cast;
 pub mod cross_entropy;
 pub mod dropout;
@@ -38,7 +39,7 @@ fn write_f32(buffer: &mut Tensor, values: &[f32], accumulate: bool, op: &'static
     })
 }
 
-/// Where a GPU kernel writes a parameter's gradient, always f32: the gradient's own buffer, or beside one of another dtype.
+/// Where a kernel writes a parameter's gradient, always f32: the gradient's own buffer, or beside one of another dtype.
 struct ParameterGrad {
     id: GradId,
     buffer: Tensor,
@@ -57,12 +58,28 @@ impl ParameterGrad {
         Ok(Some(ParameterGrad { id, buffer, accumulate, beside }))
     }
 
+    /// What the CPU's kernel writes, and whether it adds to it.
+    fn target_cpu(&mut self) -> Result<(&mut [f32], bool)> {
+        match &mut self.beside {
+            Some(beside) => Ok((beside.slice_mut()?, false)),
+            None => Ok((self.buffer.slice_mut()?, self.accumulate)),
+        }
+    }
+
     /// What the kernel writes, and whether it adds to it.
     fn target(&mut self) -> Result<(SliceMut<'_>, bool)> {
         match &mut self.beside {
             Some(beside) => Ok((beside.cuda_slice_mut()?, false)),
             None => Ok((self.buffer.cuda_slice_mut()?, self.accumulate)),
         }
+    }
+
+    /// Puts the gradient back, on the CPU.
+    fn finish_cpu(mut self, op: &'static str, grads: &mut Gradients) -> Result<()> {
+        if let Some(beside) = &self.beside {
+            write_f32(&mut self.buffer, beside.slice()?, self.accumulate, op)?;
+        }
+        grads.finish(self.id, self.buffer)
     }
 
     /// Puts the gradient back.

@@ -54,7 +54,7 @@ pub(super) fn scored(
     let mut sums = Sums::new(&head, ids, inp.shape())?;
     let mut scores = RowScores::new(rows, inp.device())?;
     head.run(&targets, &mut scores, &mut sums, logits_bytes)?;
-    let Totals { loss, factor, hits } = scores.totals(gpu, &targets, divisor)?;
+    let Totals { loss, factor, hits } = scores.totals(gpu, &targets, vocab, divisor)?;
     let dtype = inp.dtype();
     let loss =
         record(OP, &parents, loss, move |dout, grads| sums.pass_on(gpu, grads, ids, &dout, &factor, dtype));

@@ -3,7 +3,6 @@
 use handloom_kernels::matmul::{Activation, Epilogue, Matmul, Matrix, Output, column_sums, matmul};
 use handloom_kernels::slice::Slice;
 
-use super::Layer;
 use crate::device::Cuda;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -39,17 +38,27 @@ fn optional(x: Option<&Tensor>) -> Result<Option<Slice<'_>>> {
     x.map(Tensor::cuda_slice).transpose()
 }
 
-impl Layer<'_> {
-    /// As [`Layer::forward_cpu`], in one kernel.
-    pub(super) fn forward_cuda(
+/// The inputs of a linear layer, contiguous but for the weight, a (K, N) view.
+pub(super) struct Operands<'a> {
+    pub inp: &'a Tensor,
+    pub weight: &'a Tensor,
+    pub bias: Option<&'a Tensor>,
+    pub residual: Option<&'a Tensor>,
+}
+
+impl Operands<'_> {
+    /// out = residual + gelu(inp W + bias), and what goes into gelu; in one kernel, each part only where it is asked for.
+    pub(super) fn forward(
         &self,
         gpu: Cuda,
         out: &mut Tensor,
-        pre_activation: Option<&mut (Gelu, Tensor)>,
+        gelu: Option<Gelu>,
+        pre: Option<&mut Tensor>,
         [rows, n, k]: [usize; 3],
     ) -> Result<()> {
-        let activation = match pre_activation {
-            Some((gelu, pre)) => Activation::Gelu { form: gelu.launched(), pre: pre.cuda_slice_mut()? },
+        let pre = pre.map(Tensor::cuda_slice_mut).transpose()?;
+        let activation = match gelu {
+            Some(form) => Activation::Gelu { form: form.launched(), pre },
             None => Activation::None,
         };
         let epilogue =
@@ -59,6 +68,25 @@ impl Layer<'_> {
         let product = Matmul { epilogue, tf32: gpu.tf32(), ..Matmul::new(out, inp, weight, rows, n, k) };
         Ok(matmul(gpu.gpu(), product)?)
     }
+}
+
+/// out (M, N) = lhs (M, K) rhs (K, N) gelu'(pre), in one kernel; lhs contiguous, pre of the shape of out.
+pub(super) fn gelu_product(
+    gpu: Cuda,
+    out: &mut Tensor,
+    lhs: &Tensor,
+    rhs: &Tensor,
+    pre: &Tensor,
+    form: Gelu,
+) -> Result<()> {
+    let (k, n) = (rhs.shape()[0], rhs.shape()[1]);
+    let m = lhs.shape()[0];
+    let activation = Activation::GeluBackward { form: form.launched(), pre: pre.cuda_slice()? };
+    let epilogue = Epilogue { activation, ..Epilogue::default() };
+    let out = Output::rows(out.cuda_slice_mut()?, m, n);
+    let (lhs, rhs) = (Matrix::rows(lhs.cuda_slice()?, k), matrices(rhs, 0)?);
+    let product = Matmul { epilogue, tf32: gpu.tf32(), ..Matmul::new(out, lhs, rhs, m, n, k) };
+    Ok(matmul(gpu.gpu(), product)?)
 }
 
 /// dbias (N) (+)= the sum of the rows of dout (rows, N); through an f32 tensor when dbias is not f32.
