@@ -113,7 +113,7 @@ fn wrong_configurations_are_named() {
     let message = place.error(&["train", "--device", "cuda:99"]);
     assert!(message.starts_with("CUDA is not available: "), "{message}");
     let message = place.error(&["train", "--device", "cpu", "--precision", "tf32"]);
-    assert_eq!(message, "tf32 is a precision of GPUs; on the CPU train in fp32 (--precision fp32)");
+    assert_eq!(message, "tf32 is a precision of GPUs; on the CPU use fp32 (--precision fp32)");
 }
 
 #[test]

@@ -56,6 +56,18 @@ fn a_kernel_runs_and_its_result_is_printed_and_written() {
 }
 
 #[test]
+fn a_buffer_is_passed_again_and_numbers_take_the_parameters_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = ok(dir.path(), &add(["f32[100]=arange", "@0", "@0", "100"], &["--print", "0"]));
+    assert!(out.contains("f32[100]: 0.0, 2.0, 4.0"), "{out}");
+    // Half the buffer is left from there on.
+    let err = error(&add(["f32[100]=zeros", "f32[100]=arange", "@1+200", "100"], &[]));
+    assert!(err.contains("1 finding"), "{err}");
+    let err = error(&add(["f32[100]=arange", "@1", "@0", "100"], &[]));
+    assert!(err.contains("argument 1 is no buffer before it"), "{err}");
+}
+
+#[test]
 fn numpy_reads_what_is_written() {
     let dir = tempfile::tempdir().unwrap();
     ok(dir.path(), &add(GOOD, &["--out", "0=sum.npy"]));

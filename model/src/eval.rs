@@ -1,5 +1,6 @@
 //! Loss and perplexity over a data set.
 
+use handloom_engine::device::Device;
 use serde::Serialize;
 
 use crate::config::ObjectiveKind;
@@ -25,6 +26,9 @@ pub struct Evaluation {
 
 /// Evaluates on all blocks, `batch` rows at a time. Dropout is off; the result does not depend on `batch` beyond rounding.
 /// `on_batch(done, all)` is told the rows done.
+///
+/// # Errors
+/// When an id is outside the vocabulary, a GPU has no room, or the data cannot be read.
 pub fn evaluate(
     model: &dyn LanguageModel,
     objective: &Objective,
@@ -37,11 +41,16 @@ pub fn evaluate(
     for first in (0..blocks.num_blocks()).step_by(batch) {
         let rows = first..(first + batch).min(blocks.num_blocks());
         on_batch(rows.end, blocks.num_blocks());
-        let batch = objective.evaluation_batch(blocks, rows)?.to_device(device)?;
+        let batch = objective.evaluation_batch(blocks, rows)?;
+        batch.check_ids(model.vocab_size())?;
+        let batch = batch.to_device(device)?;
         let score = model.score(&fwd, &batch, None)?;
         total += score.loss.item()? as f64 * batch.counted as f64;
         tokens += batch.counted;
         hits += score.hits.item()? as usize;
+        if let Device::Cuda(gpu) = device {
+            gpu.gpu().check_ids().map_err(handloom_engine::error::Error::from)?;
+        }
     }
     let per_token = |sum: f64| sum / tokens.max(1) as f64;
     let loss = per_token(total);

@@ -61,8 +61,12 @@ pub fn fill(model: &Bert, tokenizer: &Tokenizer, text: &str, top_k: usize) -> Re
             tokenizer.id_to_token(mask).unwrap_or_default()
         ));
     }
+    if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
+        return fail(format!("token {id} at position {at} is outside the model's vocabulary of {vocab}"));
+    }
     let batch = Batch::new(&ids, &vec![IGNORE_INDEX; ids.len()], ids.len())?;
-    let logits = model.logits_at(&Forward::inference(&model.params), &batch, &masks)?.to_vec_f32();
+    let batch = batch.to_device(model.params.device())?;
+    let logits = model.logits_at(&Forward::inference(&model.params), &batch, &masks)?.read_f32()?;
     masks
         .into_iter()
         .zip(logits.chunks_exact(vocab))

@@ -2,6 +2,7 @@
 
 use handloom_engine::error::Result;
 use handloom_engine::ops;
+use handloom_engine::ops::gelu::Gelu;
 use handloom_engine::ops::matmul::{Epilogue, WeightLayout};
 use handloom_engine::philox::Stream;
 use handloom_engine::tape::Tape;
@@ -93,6 +94,23 @@ impl Linear {
     pub fn forward(&self, weights: &Weights, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
         let bias = self.bias.map(|bias| weights.get(bias));
         ops::matmul::linear(x, weights.get(self.weight), bias, self.layout, epilogue)
+    }
+
+    /// residual + second(gelu(self(x))).
+    pub fn mlp(
+        &self,
+        weights: &Weights,
+        x: &Tensor,
+        form: Gelu,
+        second: &Linear,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let [first, second] = [self, second].map(|linear| ops::matmul::Weights {
+            weight: weights.get(linear.weight),
+            bias: linear.bias.map(|bias| weights.get(bias)),
+            layout: linear.layout,
+        });
+        ops::matmul::mlp(x, first, form, second, residual)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A model's parameters by name, their initialisation, and their place on a step's tape.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use handloom_engine::device::Device;
@@ -36,6 +37,45 @@ impl Precision {
             Precision::Bf16 => DType::BF16,
             Precision::Fp16 => DType::F16,
         }
+    }
+
+    /// tf32 is a way of GPUs' tensor cores; on the CPU it would be fp32 under another name.
+    ///
+    /// # Errors
+    /// [`Error::Run`](crate::error::Error::Run) for tf32 on the CPU.
+    pub fn check_device(self, device: Device) -> crate::error::Result<()> {
+        if self == Precision::Tf32 && device == Device::Cpu {
+            return Err(crate::error::Error::Run(
+                "tf32 is a precision of GPUs; on the CPU use fp32 (--precision fp32)".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "fp32" => Ok(Precision::Fp32),
+            "tf32" => Ok(Precision::Tf32),
+            "bf16" => Ok(Precision::Bf16),
+            "fp16" => Ok(Precision::Fp16),
+            _ => Err(format!("`{name}` is no precision; expected fp32, tf32, bf16 or fp16")),
+        }
+    }
+}
+
+/// As the configuration and `--precision` spell it.
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+            Precision::Fp16 => "fp16",
+        })
     }
 }
 
@@ -263,6 +303,11 @@ impl Params {
 pub struct Weights(Arc<Vec<Tensor>>);
 
 impl Weights {
+    /// Whether both are the same tensors in the same memory.
+    pub(crate) fn is_same(&self, other: &Weights) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub fn get(&self, id: ParamId) -> &Tensor {
         &self.0[id.0]
     }

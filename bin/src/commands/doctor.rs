@@ -32,7 +32,7 @@ pub fn run(args: DoctorArgs) -> CommandResult {
             "modules": ptx::modules().len(),
             "compiler": manifest::embedded().compiler,
             "ptx_version": manifest::embedded().ptx_version,
-            "target": "sm_80",
+            "targets": ["sm_80", "sm_90a"],
         },
     });
     if args.json {

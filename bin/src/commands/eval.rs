@@ -10,7 +10,7 @@ use handloom_model::objective::Objective;
 use handloom_model::tokenizer::Tokenizer;
 
 use super::CommandResult;
-use super::device::DeviceArg;
+use super::device::{ComputeArg, advise_on_memory};
 use super::output::to_stdout;
 use super::progress::Bar;
 
@@ -30,7 +30,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "NAME|PATH")]
     tokenizer: Option<String>,
     #[command(flatten)]
-    device: DeviceArg,
+    compute: ComputeArg,
     /// Rows per batch
     #[arg(long, default_value_t = 16)]
     batch: usize,
@@ -43,7 +43,7 @@ pub struct EvalArgs {
 pub fn run(args: EvalArgs) -> CommandResult {
     let dir = huggingface::resolve(&args.model)?;
     let mut model = huggingface::load(&dir)?;
-    model.params_mut().to_device(args.device.open()?)?;
+    args.compute.place(model.params_mut())?;
     let tokenizer = match &args.tokenizer {
         Some(name) => Tokenizer::open(name)?,
         None => Tokenizer::load(&dir)?,
@@ -82,7 +82,7 @@ pub fn run(args: EvalArgs) -> CommandResult {
     let objective = Objective::new(&config, &tokenizer)?;
     let blocks = config.data.open_valid_as(objective.layout(), &tokenizer, &bar)?;
     let blocks = blocks.ok_or("there is no data to evaluate on; give --data FILE")?;
-    let result = evaluate(&*model, &objective, &blocks, args.batch, |_, _| {})?;
+    let result = evaluate(&*model, &objective, &blocks, args.batch, |_, _| {}).map_err(advise_on_memory)?;
     let text = if args.json {
         serde_json::to_string(&result)?
     } else {

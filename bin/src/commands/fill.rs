@@ -9,6 +9,7 @@ use handloom_model::huggingface;
 use handloom_model::tokenizer::Tokenizer;
 
 use super::CommandResult;
+use super::device::{ComputeArg, advise_on_memory};
 use super::output::to_stdout;
 
 /// Arguments of `handloom fill`.
@@ -26,6 +27,8 @@ pub struct FillArgs {
     /// Tokenizer, when the model directory has none
     #[arg(long, value_name = "NAME|PATH")]
     tokenizer: Option<String>,
+    #[command(flatten)]
+    compute: ComputeArg,
     /// Print one JSON array: an object per mask
     #[arg(long)]
     json: bool,
@@ -34,12 +37,13 @@ pub struct FillArgs {
 /// Runs the command.
 pub fn run(args: FillArgs) -> CommandResult {
     let dir = huggingface::resolve(&args.model)?;
-    let model = huggingface::load_bert(&dir)?;
+    let mut model = huggingface::load_bert(&dir)?;
+    args.compute.place(&mut model.params)?;
     let tokenizer = match &args.tokenizer {
         Some(name) => Tokenizer::open(name)?,
         None => Tokenizer::load(&dir)?,
     };
-    let masks = fill(&model, &tokenizer, &args.text, args.top_k as usize)?;
+    let masks = fill(&model, &tokenizer, &args.text, args.top_k as usize).map_err(advise_on_memory)?;
     to_stdout(|out| {
         if args.json {
             writeln!(out, "{}", serde_json::to_string(&masks)?)?;

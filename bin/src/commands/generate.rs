@@ -10,6 +10,7 @@ use handloom_model::huggingface;
 use handloom_model::tokenizer::Tokenizer;
 
 use super::CommandResult;
+use super::device::{ComputeArg, advise_on_memory};
 use super::output::to_stdout;
 
 /// Arguments of `handloom generate`.
@@ -40,6 +41,8 @@ pub struct GenerateArgs {
     /// Tokenizer, when the model directory has none
     #[arg(long, value_name = "NAME|PATH")]
     tokenizer: Option<String>,
+    #[command(flatten)]
+    compute: ComputeArg,
     /// Print tokens per second on standard error
     #[arg(long)]
     stats: bool,
@@ -48,7 +51,8 @@ pub struct GenerateArgs {
 /// Runs the command.
 pub fn run(args: GenerateArgs) -> CommandResult {
     let dir = huggingface::resolve(&args.model)?;
-    let model = huggingface::load_model(&dir)?;
+    let mut model = huggingface::load_model(&dir)?;
+    args.compute.place(&mut model.params)?;
     let tokenizer = match &args.tokenizer {
         Some(name) => Tokenizer::open(name)?,
         None => Tokenizer::load(&dir)?,
@@ -81,7 +85,7 @@ pub fn run(args: GenerateArgs) -> CommandResult {
         if let Some(e) = failed {
             return Err(e.into());
         }
-        stats = Some(generated?);
+        stats = Some(generated.map_err(advise_on_memory)?);
         Ok(writeln!(out)?)
     })?;
     if let (true, Some(generated)) = (args.stats, stats) {

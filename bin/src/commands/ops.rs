@@ -11,7 +11,7 @@ use super::output::say;
 /// Arguments of `handloom ops`.
 #[derive(Args, Debug)]
 pub struct OpsArgs {
-    /// The CUDA kernels instead: registers, shared memory, spills and occupancy on sm_80
+    /// The CUDA kernels instead: registers, shared memory, spills and occupancy, on sm_80 or the one they are for
     #[arg(long)]
     kernels: bool,
     /// Print one JSON object a line

@@ -4,8 +4,11 @@ use std::time::Instant;
 
 use clap::Args;
 use handloom_engine::cards::ALL;
-use handloom_engine::check;
+use handloom_engine::check::{self, Outcome};
+use handloom_engine::device::{Device, Gpu};
 use handloom_engine::dtype::DType;
+use handloom_kernels::check::matmul;
+use handloom_kernels::matmul::plan::Math;
 use serde_json::json;
 
 use super::CommandResult;
@@ -43,31 +46,41 @@ pub fn run(args: SelftestArgs) -> CommandResult {
         return Err(format!("--dtype {wanted}: expected f32, f16 or bf16").into());
     }
     let wanted = args.op.unwrap_or_default();
-    if !ALL.iter().any(|card| card.name.starts_with(&wanted)) {
+    if !TILES.starts_with(&wanted) && !ALL.iter().any(|card| card.name.starts_with(&wanted)) {
         return Err(format!("no op is called {wanted}; `handloom ops` lists them").into());
     }
     let device = args.device.open()?;
     let (mut cases, mut failures) = (0, 0);
+    let mut report = |name: &str, dtype: DType, check: &dyn Fn() -> Outcome| {
+        let started = Instant::now();
+        let outcome = check();
+        cases += outcome.cases;
+        failures += outcome.failures.len();
+        let (ran, failed, skipped) = (outcome.cases, outcome.failures.len(), outcome.skipped);
+        if args.json {
+            say(json!({
+                "selftest": name, "dtype": dtype.name(), "device": device.to_string(), "cases": ran,
+                "failed": failed, "skipped": skipped, "failures": outcome.failures,
+                "seconds": started.elapsed().as_secs_f64(),
+            }));
+            return;
+        }
+        let verdict = if failed == 0 { "ok".to_string() } else { format!("{failed} FAIL") };
+        say(format_args!("{name:<30} {:<5} {ran:>3} cases  {verdict}", dtype.name()));
+        for failure in &outcome.failures {
+            say(format_args!("    {failure}"));
+        }
+    };
     for card in ALL.iter().filter(|card| card.name.starts_with(&wanted)) {
         for &dtype in &dtypes {
-            let started = Instant::now();
-            let outcome = check::all(dtype, device, &[], |other| other.name == card.name);
-            cases += outcome.cases;
-            failures += outcome.failures.len();
-            let (ran, failed, skipped) = (outcome.cases, outcome.failures.len(), outcome.skipped);
-            if args.json {
-                say(json!({
-                    "selftest": card.name, "dtype": dtype.name(), "device": device.to_string(), "cases": ran,
-                    "failed": failed, "skipped": skipped, "failures": outcome.failures,
-                    "seconds": started.elapsed().as_secs_f64(),
-                }));
-                continue;
-            }
-            let verdict = if failed == 0 { "ok".to_string() } else { format!("{failed} FAIL") };
-            say(format_args!("{:<30} {:<5} {ran:>3} cases  {verdict}", card.name, dtype.name()));
-            for failure in &outcome.failures {
-                say(format_args!("    {failure}"));
-            }
+            report(card.name, dtype, &|| check::all(dtype, device, &[], |other| other.name == card.name));
+        }
+    }
+    if let Device::Cuda(gpu) = device
+        && TILES.starts_with(&wanted)
+    {
+        for &dtype in &dtypes {
+            report(TILES, dtype, &|| tiles(gpu.gpu(), dtype));
         }
     }
     if failures > 0 {
@@ -77,4 +90,23 @@ pub fn run(args: SelftestArgs) -> CommandResult {
         say(format_args!("{cases} cases on {device}: all within their tolerances"));
     }
     Ok(())
+}
+
+/// Products by every tile there is, not only by the one that the plan chooses for a shape.
+const TILES: &str = "matmul_tiles";
+
+fn tiles(gpu: &'static Gpu, dtype: DType) -> Outcome {
+    let maths: &[Math] = match dtype {
+        DType::F16 => &[Math::F16],
+        DType::BF16 => &[Math::Bf16],
+        _ => &[Math::F32, Math::Tf32],
+    };
+    let mut outcome = Outcome::default();
+    for &math in maths {
+        for case in matmul::tiles(gpu, math).flat_map(|tile| matmul::edges(math, tile)) {
+            outcome.cases += 1;
+            outcome.failures.extend(case.check(gpu).err());
+        }
+    }
+    outcome
 }

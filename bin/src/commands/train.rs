@@ -14,7 +14,7 @@ use handloom_model::fill::fill;
 use handloom_model::generate::{Sampling, generate};
 use handloom_model::huggingface;
 use handloom_model::train::metrics::StepMetrics;
-use handloom_model::train::{Observer, Outcome, Placement, Trainer};
+use handloom_model::train::{MemoryPlan, Observer, Outcome, Placement, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::CommandResult;
@@ -75,6 +75,7 @@ pub fn run(args: TrainArgs) -> CommandResult {
     let bar = Bar::default();
     let mut trainer = Trainer::open_on(placement, config.clone(), &dir, args.resume, &bar)?;
     introduce(&trainer, &config, &dir);
+    report_memory(&mut trainer)?;
     let stop = Arc::new(AtomicBool::new(false));
     install_stop(stop.clone())?;
     let mut screen = Screen::new(trainer.steps(), trainer.step(), config.train.batch);
@@ -123,7 +124,7 @@ fn install_stop(stop: Arc<AtomicBool>) -> Result<(), ctrlc::Error> {
 fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
     let model = &trainer.model;
     say(format_args!(
-        "model      {}: {:.2} M parameters, {:?}",
+        "model      {}: {:.2} M parameters, {}",
         model.describe(),
         model.params().numel() as f64 / 1e6,
         config.train.precision,
@@ -143,6 +144,20 @@ fn introduce(trainer: &Trainer, config: &RunConfig, dir: &Path) {
     if trainer.step() > 0 {
         say(format_args!("resuming   after step {}", trainer.step()));
     }
+}
+
+/// On a GPU: what the run will take, before it starts.
+fn report_memory(trainer: &mut Trainer) -> CommandResult {
+    let Some(MemoryPlan { resident, step, free }) = trainer.memory_plan()? else { return Ok(()) };
+    let mb = |bytes: usize| bytes as f64 / 1e6;
+    let fits = if step > free { ": more than there is" } else { "" };
+    say(format_args!(
+        "memory     {:.1} MB of parameters, moments and gradients; a step takes {:.1} MB of {:.1} MB free{fits}",
+        mb(resident),
+        mb(step),
+        mb(free)
+    ));
+    Ok(())
 }
 
 /// On a GPU: what a step has cost the host.

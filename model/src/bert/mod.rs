@@ -224,7 +224,8 @@ impl Bert {
     pub fn logits_at(&self, fwd: &Forward, batch: &Batch, rows: &[i32]) -> Result<Tensor> {
         let head = self.head()?;
         let hidden = self.hidden(fwd, batch)?;
-        let chosen = ops::gather::gather_rows(&hidden, &Tensor::from_slice(rows, &[rows.len()])?)?;
+        let rows = Tensor::from_slice(rows, &[rows.len()])?.to_device(hidden.device())?;
+        let chosen = ops::gather::gather_rows(&hidden, &rows)?;
         Ok(head.logits(fwd, &chosen)?)
     }
 
@@ -250,28 +251,30 @@ impl Block {
         let attended =
             attention(&project(&self.query)?, &project(&self.key)?, &project(&self.value)?, &options)?;
         let attended = reshape(&attended, &[batch, time, width])?;
-        let x = self.join(fwd, x, &attended, &self.attention_output, &self.attention_norm, 1)?;
-        let activated = self.intermediate.forward(w, &x, Epilogue::Gelu(self.gelu))?;
-        self.join(fwd, &x, &activated, &self.output, &self.output_norm, 2)
+        let x = self.join(fwd, x, &self.attention_norm, 1, |residual| {
+            let epilogue = residual.map_or(Epilogue::None, Epilogue::Residual);
+            self.attention_output.forward(w, &attended, epilogue)
+        })?;
+        self.join(fwd, &x, &self.output_norm, 2, |residual| {
+            self.intermediate.mlp(w, &x, self.gelu, &self.output, residual)
+        })
     }
 
-    /// norm(x + dropout(linear(branch))).
+    /// norm(x + dropout(branch)); `branch` adds a residual itself where it is given one.
     fn join(
         &self,
         fwd: &Forward,
         x: &Tensor,
-        branch: &Tensor,
-        linear: &Linear,
         norm: &LayerNorm,
         place: u32,
+        branch: impl Fn(Option<&Tensor>) -> EngineResult<Tensor>,
     ) -> EngineResult<Tensor> {
         let w = &fwd.weights;
         let site = site(self.index, place);
         if fwd.dropout_at(self.hidden_drop_prob, site).is_none() {
-            return norm.forward(w, &linear.forward(w, branch, Epilogue::Residual(x))?);
+            return norm.forward(w, &branch(Some(x))?);
         }
-        let branch = linear.forward(w, branch, Epilogue::None)?;
-        let branch = fwd.dropout(&branch, self.hidden_drop_prob, site)?;
+        let branch = fwd.dropout(&branch(None)?, self.hidden_drop_prob, site)?;
         Ok(norm.residual_forward(w, x, &branch)?.1)
     }
 }

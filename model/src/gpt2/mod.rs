@@ -113,7 +113,9 @@ impl Gpt2 {
 
     /// The normalised last hidden state, (B, T, C).
     pub fn hidden(&self, fwd: &Forward, ids: &Tensor) -> Result<Tensor> {
-        let mut x = self.embed(fwd, ids, 0)?;
+        let (_, time) = ids.dims2("gpt2", "ids")?;
+        self.check_fits(time)?;
+        let mut x = self.embed(fwd, ids, &self.params.indices(0, time)?)?;
         for &block in &self.blocks {
             x = match (&fwd.tape, fwd.recompute) {
                 (Some(tape), true) => {
@@ -127,19 +129,20 @@ impl Gpt2 {
         Ok(self.ln_f.forward(&fwd.weights, &x)?)
     }
 
-    /// Token plus position embeddings of ids (B, T) at positions `start..start + T`.
-    fn embed(&self, fwd: &Forward, ids: &Tensor, start: usize) -> Result<Tensor> {
-        let (_, time) = ids.dims2("gpt2", "ids")?;
+    fn check_fits(&self, tokens: usize) -> Result<()> {
         let context = self.config.n_positions;
-        if start + time > context {
+        if tokens > context {
             return Err(crate::error::Error::Run(format!(
-                "gpt2: {} tokens do not fit the model's context of {context}",
-                start + time
+                "gpt2: {tokens} tokens do not fit the model's context of {context}"
             )));
         }
-        let positions = self.params.indices(start, time)?;
+        Ok(())
+    }
+
+    /// Token plus position embeddings of ids (B, T) at `positions` (T).
+    fn embed(&self, fwd: &Forward, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
         let tokens = ops::embedding::embedding(ids, fwd.weights.get(self.wte))?;
-        let positions = ops::embedding::embedding(&positions, fwd.weights.get(self.wpe))?;
+        let positions = ops::embedding::embedding(positions, fwd.weights.get(self.wpe))?;
         let x = ops::elementwise::add(&tokens, &positions)?;
         Ok(fwd.dropout(&x, self.config.embd_pdrop as f32, 0)?)
     }
@@ -229,11 +232,10 @@ impl Block {
         let branch = self.attn_proj.forward(w, attended, Epilogue::None)?;
         let branch = fwd.dropout(&branch, self.resid_drop_prob, site(self.index, 1))?;
         let (h, normalised) = self.ln_2.residual_forward(w, x, &branch)?;
-        let activated = self.c_fc.forward(w, &normalised, Epilogue::Gelu(self.gelu))?;
         if fwd.dropout_at(self.resid_drop_prob, 0).is_none() {
-            return self.mlp_proj.forward(w, &activated, Epilogue::Residual(&h));
+            return self.c_fc.mlp(w, &normalised, self.gelu, &self.mlp_proj, Some(&h));
         }
-        let branch = self.mlp_proj.forward(w, &activated, Epilogue::None)?;
+        let branch = self.c_fc.mlp(w, &normalised, self.gelu, &self.mlp_proj, None)?;
         ops::elementwise::add(&h, &fwd.dropout(&branch, self.resid_drop_prob, site(self.index, 2))?)
     }
 }

@@ -12,7 +12,7 @@ use handloom_engine::tensor::Tensor;
 
 use crate::config::{ObjectiveKind, RunConfig};
 use crate::data::{Blocks, Frame, Layout, Order};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 /// What a model sees and what it must predict.
@@ -60,6 +60,25 @@ impl Chosen {
             targets: Tensor::from_slice(&targets, &[targets.len()])?,
         })
     }
+
+    /// The same, filled up to `len` with a row that does not count; a GPU's steps then have one shape. Loss, hits and gradients are
+    /// those without: an ignored row adds 0.
+    ///
+    /// # Errors
+    /// When there are more than `len`, or they are not on the CPU.
+    pub fn padded(&self, len: usize) -> Result<Self> {
+        let fill = |tensor: &Tensor, with: i32| {
+            let mut values = tensor.slice::<i32>()?.to_vec();
+            values.resize(len, with);
+            Tensor::from_slice(&values, &[len])
+        };
+        if len < self.rows.numel() {
+            let message =
+                format!("bug in handloom-model: {} chosen rows in a place for {len}", self.rows.numel());
+            return Err(Error::Run(message));
+        }
+        Ok(Chosen { rows: fill(&self.rows, 0)?, targets: fill(&self.targets, IGNORE_INDEX)? })
+    }
 }
 
 impl Batch {
@@ -97,6 +116,30 @@ impl Batch {
     /// When a GPU has no room for it.
     pub fn to_device(&self, device: Device) -> Result<Self> {
         self.map(|tensor| Ok(tensor.to_device(device)?))
+    }
+
+    /// Whether all ids and targets are tokens of a vocabulary; on the CPU, where looking costs next to nothing.
+    ///
+    /// # Errors
+    /// [`Error::Run`] naming the first that is not.
+    pub fn check_ids(&self, vocab: usize) -> Result<()> {
+        let time = self.ids.shape().last().copied().unwrap_or(1).max(1);
+        let (ids, targets) = (self.ids.slice::<i32>()?, self.targets.slice::<i32>()?);
+        let outside = |id: i32| usize::try_from(id).map_or(true, |id| id >= vocab);
+        let bad = |(_, id): &(usize, &i32)| outside(**id);
+        let bad_target = |(_, id): &(usize, &i32)| **id != IGNORE_INDEX && outside(**id);
+        let found = ids.iter().enumerate().find(bad).map(|found| ("token", found));
+        let found =
+            found.or_else(|| targets.iter().enumerate().find(bad_target).map(|found| ("target", found)));
+        match found {
+            None => Ok(()),
+            Some((what, (at, id))) => Err(Error::Run(format!(
+                "{what} {id} at position {} of row {} of the batch is outside the model's vocabulary of {vocab}; data and model do \
+                 not belong together",
+                at % time,
+                at / time
+            ))),
+        }
     }
 
     /// A causal language model's batch of the blocks of these numbers: `targets[t] = ids[t + 1]`, nothing to predict

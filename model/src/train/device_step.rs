@@ -1,5 +1,6 @@
 //! The optimizer step on a GPU: enqueued without waiting, measured one step late, and replayed as one CUDA graph once it has run
-//! a few times with the same shapes.
+//! a few times with the same shapes. A masked language model chooses another number of tokens each time; its rows are filled up with
+//! ones that do not count, so that its steps have one shape too.
 //!
 //! Learning rate, loss scale, step counts, clip factor and the decision to skip live in device memory
 //! ([`handloom_engine::optimizer`]); the host sends each step's batches and reads the last step's figures, both through pinned
@@ -7,8 +8,10 @@
 
 use std::time::Instant;
 
-use handloom_engine::device::{Cuda, Device, Graph, Pinned};
+use handloom_engine::device::{Cuda, Device, Graph, Pinned, REPORT_BYTES};
 use handloom_engine::dtype::DType;
+use handloom_engine::error::Error as EngineError;
+use handloom_engine::ops::elementwise::mul;
 use handloom_engine::optimizer::{self, Optimizer, Progress, Scaling, Settings};
 use handloom_engine::profile::{Pass, scope};
 use handloom_engine::tensor::Tensor;
@@ -17,25 +20,20 @@ use super::checkpoint::{Moments, State};
 use super::inputs::Inputs;
 use super::loss_scaler::LossScaler;
 use super::metrics::StepMetrics;
+use super::shape::{Shape, masked_in_one_shape, planned_batch};
 use super::step::{all_present, divergence, overflow_at_lowest_scale, parameters};
 use crate::config::{ObjectiveKind, RunConfig};
 use crate::error::{Error, Result};
 use crate::layers::{DropoutSource, Forward};
 use crate::model::{LanguageModel, Score};
-use crate::objective::{Batch, Chosen};
+use crate::objective::Batch;
 use crate::params::Precision;
 
 /// Steps of one shape that run before the next one is captured: the first loads kernels and memory, the second finds all of it there.
 const EAGER_STEPS: usize = 2;
-/// Where losses begin in a report, in bytes.
-const LOSSES: usize = Progress::BYTES.next_multiple_of(64);
-
-/// What decides whether a captured step may be replayed: the batches' sizes, and the number of targets the loss is divided by.
-#[derive(Clone, Debug, PartialEq)]
-struct Shape {
-    batches: Vec<Vec<usize>>,
-    counted: usize,
-}
+/// Where the report of ids outside their tables begins in a report, and where losses do, in bytes.
+const IDS: usize = Progress::BYTES.next_multiple_of(64);
+const LOSSES: usize = IDS + REPORT_BYTES;
 
 /// A step that has been enqueued and not read.
 struct Pending {
@@ -44,6 +42,7 @@ struct Pending {
     counted: usize,
     tokens: usize,
     started: Instant,
+    enqueued: Instant,
     /// Which report it writes.
     turn: usize,
 }
@@ -118,6 +117,7 @@ impl DeviceStep {
         let rates = rates(config, steps);
         let optimizer = Optimizer::new(device, settings(config, state), &rates, scale, position(state))?;
         let report = || gpu.gpu().pinned(LOSSES + 8 * micro_batches);
+        gpu.gpu().clear_id_report().map_err(EngineError::from)?;
         gpu.gpu().set_draw_step(state.micro_steps as u32)?;
         gpu.gpu().set_tf32(config.train.precision == Precision::Tf32);
         Ok(DeviceStep {
@@ -130,8 +130,7 @@ impl DeviceStep {
             reports: [report()?, report()?],
             pending: None,
             last_read: Instant::now(),
-            // Only a causal model's steps all have one shape.
-            wants_graph: wants_graph && model.objective() == ObjectiveKind::Clm,
+            wants_graph,
             seen: None,
             graph: None,
             eager: HostCost::default(),
@@ -151,17 +150,16 @@ impl DeviceStep {
         config: &RunConfig,
         mut batches: Vec<Batch>,
     ) -> Result<Option<StepMetrics>> {
+        batches.iter().try_for_each(|batch| batch.check_ids(model.vocab_size()))?;
         if model.objective() == ObjectiveKind::Mlm {
-            for batch in batches.iter_mut().filter(|batch| batch.chosen.is_none()) {
-                batch.chosen = Some(Chosen::of(&batch.targets)?);
+            for batch in &mut batches {
+                *batch = masked_in_one_shape(batch, config)?;
             }
         }
         let started = Instant::now();
         let launches = self.gpu.launches();
-        let shape = Shape {
-            batches: batches.iter().map(|batch| batch.ids.shape().to_vec()).collect(),
-            counted: batches.iter().map(|batch| batch.counted).sum(),
-        };
+        let shape = Shape::of(&batches);
+        let counted = batches.iter().map(|batch| batch.counted).sum();
         let moves = self.inputs.moves();
         let on_device = self.inputs.upload(&batches)?;
         if self.inputs.moves() != moves {
@@ -185,9 +183,10 @@ impl DeviceStep {
         let pending = Pending {
             step: state.step,
             micro_batches: batches.len(),
-            counted: shape.counted,
+            counted,
             tokens: batches.iter().map(|batch| batch.ids.numel()).sum(),
             started,
+            enqueued: Instant::now(),
             turn,
         };
         match self.pending.replace(pending) {
@@ -237,14 +236,14 @@ impl DeviceStep {
         let ready = self.seen.as_ref().is_some_and(|(seen, times)| seen == shape && *times >= EAGER_STEPS);
         if self.wants_graph && self.graph.is_none() && ready {
             let gpu = self.gpu.gpu();
-            let (graph, ()) = Graph::capture(gpu, || self.enqueue(model, moments, config, batches, shape))?;
+            let (graph, ()) = Graph::capture(gpu, || self.enqueue(model, moments, config, batches))?;
             self.graph = Some((shape.clone(), graph));
         }
         if let Some((_, graph)) = self.graph.as_ref().filter(|(captured, _)| captured == shape) {
             graph.launch()?;
             return Ok(true);
         }
-        self.enqueue(model, moments, config, batches, shape)?;
+        self.enqueue(model, moments, config, batches)?;
         Ok(false)
     }
 
@@ -256,6 +255,20 @@ impl DeviceStep {
         }
     }
 
+    /// The most bytes that a step of this run needs at once beside what is live now, found by doing all of its forward and backward
+    /// passes but the work.
+    ///
+    /// # Errors
+    /// What a step's launchers report of its sizes.
+    pub fn plan(&mut self, model: &dyn LanguageModel, config: &RunConfig) -> Result<usize> {
+        let gpu = self.gpu.gpu();
+        gpu.plan_memory(|| {
+            let batch = |_| planned_batch(model, config);
+            let batches = (0..config.train.accumulate).map(batch).collect::<Result<Vec<_>>>()?;
+            self.accumulate(model, config, &batches)
+        })
+    }
+
     /// Everything of a step that runs on the device.
     fn enqueue(
         &mut self,
@@ -263,10 +276,17 @@ impl DeviceStep {
         moments: &mut Moments,
         config: &RunConfig,
         batches: &[Batch],
-        shape: &Shape,
     ) -> Result<()> {
+        self.accumulate(model, config, batches)?;
+        self.optimizer.step(&mut parameters(model, moments, &self.grads, &config.optimizer))?;
+        Ok(())
+    }
+
+    /// Losses, hits and gradients of the micro-batches.
+    fn accumulate(&mut self, model: &dyn LanguageModel, config: &RunConfig, batches: &[Batch]) -> Result<()> {
         let train = &config.train;
-        let divisor = Some(shape.counted.max(1) as f64);
+        // Losses are sums; what makes means of them is a number in device memory, as the number of targets may change.
+        let upstream = mul(&self.optimizer.loss_scale(), self.inputs.factor())?;
         let mut places = std::mem::take(&mut self.grads);
         let mut grads = Vec::new();
         for (i, batch) in batches.iter().enumerate() {
@@ -280,21 +300,21 @@ impl DeviceStep {
             } else {
                 fwd.weights.seed_gradients(&mut under_way, std::mem::take(&mut grads));
             }
-            let Score { loss, hits } = model.score(&fwd, batch, divisor)?;
+            let Score { loss, hits } = model.score(&fwd, batch, Some(1.0))?;
             self.losses.assign_at(i, &loss)?;
             self.hits.assign_at(i, &hits)?;
-            tape.backward(&loss, self.optimizer.loss_scale(), &mut under_way)?;
+            tape.backward(&loss, upstream.clone(), &mut under_way)?;
             grads = fwd.weights.take_gradients(&mut under_way);
             self.optimizer.advance_draws()?;
         }
         self.grads = all_present(model, grads)?;
-        self.optimizer.step(&mut parameters(model, moments, &self.grads, &config.optimizer))?;
         Ok(())
     }
 
     fn send_report(&mut self, turn: usize) -> Result<()> {
         let report = &mut self.reports[turn];
         self.optimizer.send_progress(report)?;
+        report.download(self.gpu.id_report(), IDS)?;
         report.download(self.losses.cuda_slice()?, LOSSES)?;
         let hits = LOSSES + 4 * self.losses.numel();
         Ok(report.download(self.hits.cuda_slice()?, hits)?)
@@ -309,10 +329,15 @@ impl DeviceStep {
         pending: Pending,
     ) -> Result<StepMetrics> {
         let report = self.reports[pending.turn].read()?;
+        if let Err(outside) = self.gpu.check_id_report(&report[IDS..LOSSES]) {
+            self.gpu.clear_id_report()?;
+            return Err(Error::Run(format!("step {}: {outside}", pending.step)));
+        }
         let Progress { state: done, loss_scale } = Progress::from_bytes(report);
         let word = |i: usize| std::array::from_fn::<u8, 4, _>(|byte| report[LOSSES + 4 * i + byte]);
         let micro_batches = 0..pending.micro_batches;
-        let loss: f64 = micro_batches.clone().map(|i| f64::from(f32::from_le_bytes(word(i)))).sum();
+        let sum: f64 = micro_batches.clone().map(|i| f64::from(f32::from_le_bytes(word(i)))).sum();
+        let loss = sum / pending.counted.max(1) as f64;
         let hits: i32 = micro_batches.map(|i| i32::from_le_bytes(word(self.losses.numel() + i))).sum();
 
         match &mut state.loss_scaler {
@@ -330,7 +355,11 @@ impl DeviceStep {
         state.updates = u64::from(done.updates);
         let began = pending.started.max(self.last_read);
         self.last_read = Instant::now();
-        let seconds = (self.last_read - began).as_secs_f64();
+        let took = match self.gpu.gpu().is_emulated() {
+            true => pending.enqueued - pending.started, // it works while the step is enqueued
+            false => self.last_read - began,
+        };
+        let seconds = took.as_secs_f64();
         let masked = model.objective() == ObjectiveKind::Mlm;
         Ok(StepMetrics {
             step: pending.step,

@@ -16,6 +16,8 @@ const ALIGN: usize = 64;
 pub struct Inputs {
     gpu: Cuda,
     block: Tensor,
+    /// What every loss is multiplied by: one over the step's counted targets, an f32 scalar.
+    factor: Tensor,
     staging: [Pinned; 2],
     turn: usize,
     /// How often the block had to grow, and so moved.
@@ -27,12 +29,18 @@ impl Inputs {
     /// When host or device have no memory for it.
     pub fn new(gpu: Cuda) -> Result<Self> {
         let block = Tensor::zeros(&[ALIGN], DType::I32, Device::Cuda(gpu))?;
-        let pinned = || Ok::<_, Error>(gpu.gpu().pinned(4 * ALIGN)?);
-        Ok(Inputs { gpu, block, staging: [pinned()?, pinned()?], turn: 0, moves: 0 })
+        let factor = Tensor::zeros(&[], DType::F32, Device::Cuda(gpu))?;
+        let pinned = || Ok::<_, Error>(gpu.gpu().pinned(4 * (1 + ALIGN))?);
+        Ok(Inputs { gpu, block, factor, staging: [pinned()?, pinned()?], turn: 0, moves: 0 })
     }
 
     pub fn moves(&self) -> u64 {
         self.moves
+    }
+
+    /// One over the counted targets of the batches that were uploaded last.
+    pub fn factor(&self) -> &Tensor {
+        &self.factor
     }
 
     /// Enqueues the copy of these batches and returns them as views of the block. Let go of those before the next call.
@@ -53,13 +61,18 @@ impl Inputs {
         self.reserve(numbers.len())?;
         self.turn = 1 - self.turn;
         let staging = &mut self.staging[self.turn];
-        staging.write()?[..4 * numbers.len()].copy_from_slice(bytemuck::cast_slice(&numbers));
+        // The factor first, then the block.
+        let counted: usize = batches.iter().map(|batch| batch.counted).sum();
+        let bytes = staging.write()?;
+        bytes[..4].copy_from_slice(&(1.0 / counted.max(1) as f32).to_le_bytes());
+        bytes[4..][..4 * numbers.len()].copy_from_slice(bytemuck::cast_slice(&numbers));
+        staging.upload(self.factor.cuda_slice_mut()?, 0)?;
         let place = self.block.cuda_slice()?.address();
         let block = self.block.cuda_slice_mut()?;
         if block.address() != place {
             return Err(Error::Run("bug in handloom-model: a batch of the last step is still held".into()));
         }
-        staging.upload(block.range(0..numbers.len()), 0)?;
+        staging.upload(block.range(0..numbers.len()), 4)?;
         let mut starts = starts.into_iter();
         let block = &self.block;
         let mut view = |tensor: &Tensor| {
@@ -74,7 +87,7 @@ impl Inputs {
         if len > self.block.numel() {
             self.block = Tensor::zeros(&[len], DType::I32, Device::Cuda(self.gpu))?;
             for staging in &mut self.staging {
-                *staging = self.gpu.gpu().pinned(4 * len)?;
+                *staging = self.gpu.gpu().pinned(4 * (1 + len))?;
             }
             self.moves += 1;
         }

@@ -6,6 +6,7 @@ mod inputs;
 pub mod loss_scaler;
 pub mod metrics;
 pub mod schedule;
+mod shape;
 mod step;
 mod training;
 
@@ -24,7 +25,6 @@ use crate::eval::{Evaluation, evaluate};
 use crate::huggingface;
 use crate::model::{self, LanguageModel};
 use crate::objective::Objective;
-use crate::params::Precision;
 use crate::tokenizer::Tokenizer;
 use checkpoint::{Best, Checkpoints, Moments, State};
 use metrics::StepMetrics;
@@ -52,6 +52,17 @@ pub struct Outcome {
     pub best: Option<Best>,
     /// The last checkpoint.
     pub checkpoint: PathBuf,
+}
+
+/// What a run takes of a GPU's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Parameters, moments and gradients: there already.
+    pub resident: usize,
+    /// What a step needs at once beside them.
+    pub step: usize,
+    /// What the device has left.
+    pub free: usize,
 }
 
 /// Where a run computes.
@@ -111,7 +122,7 @@ impl Trainer {
         resume: bool,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        check_precision(&config, placement.device)?;
+        config.train.precision.check_device(placement.device)?;
         let has_run = run.join(RUN_TOML).exists();
         if has_run && !resume {
             return Err(Error::Run(format!(
@@ -247,6 +258,19 @@ impl Trainer {
         self.device_step.as_ref()
     }
 
+    /// What a run on a GPU will take of its memory; `None` on the CPU.
+    ///
+    /// # Errors
+    /// What a step's launchers report of its sizes.
+    pub fn memory_plan(&mut self) -> Result<Option<MemoryPlan>> {
+        let (Device::Cuda(gpu), Some(step)) = (self.model.params().device(), &mut self.device_step) else {
+            return Ok(None);
+        };
+        let step = step.plan(&*self.model, &self.config)?;
+        let (free, _) = gpu.memory()?;
+        Ok(Some(MemoryPlan { resident: gpu.buffers().live, step, free }))
+    }
+
     fn evaluate(&self, observer: &mut dyn Observer) -> Result<Option<Evaluation>> {
         let Some(valid) = &self.valid else { return Ok(None) };
         evaluate(&*self.model, &self.objective, valid, self.config.train.batch, |done, all| {
@@ -291,16 +315,6 @@ fn fresh_model(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Box<dyn Lang
             model::new(config, tokenizer.vocab_size(), end_of_text, pad)
         }
     }
-}
-
-/// tf32 is a way of GPUs' tensor cores; on the CPU it would be fp32 under another name.
-fn check_precision(config: &RunConfig, device: Device) -> Result<()> {
-    if config.train.precision == Precision::Tf32 && device == Device::Cpu {
-        return Err(Error::Run(
-            "tf32 is a precision of GPUs; on the CPU train in fp32 (--precision fp32)".into(),
-        ));
-    }
-    Ok(())
 }
 
 /// A resumed run must see the data it began with, or it would silently be another run.

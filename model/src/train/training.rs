@@ -117,7 +117,7 @@ impl Trainer {
     /// With device and precision.
     fn named(&self, measured: StepMetrics) -> StepMetrics {
         let device = Some(self.device().to_string());
-        let precision = Some(format!("{:?}", self.config.train.precision).to_lowercase());
+        let precision = Some(self.config.train.precision.to_string());
         StepMetrics { device, precision, ..measured }
     }
 

@@ -3,14 +3,17 @@
 use std::time::Instant;
 
 use clap::Args;
+use handloom_engine::device::Device;
 use handloom_model::config::RunConfig;
 use handloom_model::generate::{Sampler, Sampling};
 use handloom_model::gpt2::{Gpt2, KvCache};
 use handloom_model::layers::Forward;
+use handloom_model::params::Precision;
 use serde_json::json;
 
 use super::peak_rss_bytes;
 use crate::commands::CommandResult;
+use crate::commands::device::DeviceArg;
 use crate::commands::output::say;
 
 /// Arguments of `handloom bench generate`.
@@ -30,6 +33,8 @@ pub struct BenchGenerateArgs {
     /// Runs that count, after one that does not
     #[arg(long, value_name = "N", default_value_t = 5)]
     runs: usize,
+    #[command(flatten)]
+    device: DeviceArg,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -43,13 +48,21 @@ pub fn run(args: BenchGenerateArgs) -> CommandResult {
     }
     let mut model = Gpt2::new(config.gpt2(args.vocab, None))?;
     model.initialise(config.model.init, config.train.seed)?;
+    let device = args.device.open()?;
+    config.train.precision.check_device(device)?;
     model.params.set_precision(config.train.precision)?;
+    model.params.to_device(device)?;
+    if let Device::Cuda(gpu) = device {
+        gpu.gpu().set_tf32(config.train.precision == Precision::Tf32);
+    }
     let fwd = Forward::inference(&model.params);
     let mut rates = Vec::new();
+    // One cache for all runs, as a server would keep it: on a GPU, the graph of a token's pass with it.
+    let mut cache = KvCache::new(&model)?;
     for run in 0..=args.runs {
         let mut sampler = Sampler::new(Sampling { seed: run as u64, ..Sampling::default() })?;
         let started = Instant::now();
-        let mut cache = KvCache::new(&model)?;
+        cache.clear();
         let mut next = args.prompt.clone();
         for _ in 0..args.new_tokens {
             let logits = model.next_logits(&fwd, &mut cache, &next)?;
@@ -64,7 +77,8 @@ pub fn run(args: BenchGenerateArgs) -> CommandResult {
     if args.json {
         let report = json!({
             "bench": "generate",
-            "device": "cpu",
+            "device": device.to_string(),
+            "graph_kernels": cache.graph_kernels(),
             "threads": rayon::current_num_threads(),
             "new_tokens": args.new_tokens,
             "tokens_per_s": { "median": median, "min": min, "max": max },

@@ -13,7 +13,6 @@ use handloom_model::config::{ModelKind, ObjectiveKind, RunConfig};
 use handloom_model::error::Result;
 use handloom_model::model;
 use handloom_model::objective::Batch;
-use handloom_model::params::Precision;
 use handloom_model::train::checkpoint::{Moments, State};
 use handloom_model::train::train_step;
 use serde_json::json;
@@ -78,10 +77,7 @@ pub fn run(args: BenchTrainArgs) -> CommandResult {
     let mut next_batch = || random_batch(&config, vocab, &mut reader);
     match args.device.open()? {
         Device::Cuda(gpu) => return super::train_on_gpu::run(&args, &config, gpu, model, vocab, next_batch),
-        Device::Cpu if config.train.precision == Precision::Tf32 => {
-            return Err("--precision tf32 needs a GPU; on the CPU use fp32".into());
-        }
-        Device::Cpu => {}
+        Device::Cpu => config.train.precision.check_device(Device::Cpu)?,
     }
     let mut moments = Moments::zeros(&*model)?;
     let mut state = State { loss_scaler: config.loss_scaler(), ..State::default() };
@@ -130,7 +126,7 @@ pub fn run(args: BenchTrainArgs) -> CommandResult {
             "device": "cpu",
             "threads": rayon::current_num_threads(),
             "simd": format!("{:?}", simd::level()).to_lowercase(),
-            "precision": format!("{:?}", config.train.precision).to_lowercase(),
+            "precision": config.train.precision.to_string(),
             "model": model.describe(),
             "parameters": model.params().numel(),
             "batch": batch, "block": time, "accumulate": config.train.accumulate, "vocab": vocab,
@@ -145,14 +141,14 @@ pub fn run(args: BenchTrainArgs) -> CommandResult {
         return Ok(());
     }
     say(format_args!(
-        "{:.2} M parameters, {} x {} x {} tokens, {:?}, {} threads, {:?}",
+        "{:.2} M parameters, {} x {} x {} tokens, {}, {} threads, {}",
         model.params().numel() as f64 / 1e6,
         config.train.accumulate,
         batch,
         time,
         config.train.precision,
         rayon::current_num_threads(),
-        simd::level()
+        simd::name()
     ));
     say(format_args!(
         "step {:.1} ms median ({:.1} to {:.1}), {:.0} tokens/s, peak {:.0} MB of tensors, {:.0} MB resident\n",

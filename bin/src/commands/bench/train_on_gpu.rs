@@ -46,7 +46,7 @@ pub fn run(
     let (eager, replayed) = step.host_costs();
     let kernels = step.graph_kernels();
     let cost = if kernels.is_some() { replayed } else { eager };
-    let (precision, peak) = (format!("{:?}", config.train.precision).to_lowercase(), gpu.buffers().peak);
+    let (precision, peak) = (config.train.precision.to_string(), gpu.buffers().peak);
     if args.json {
         let report = json!({
             "bench": "train",

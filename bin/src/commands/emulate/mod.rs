@@ -7,7 +7,7 @@ mod values;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use handloom_emulator::{Arg, Device, LaunchConfig, LaunchReport, Module, Options, TraceTarget, html};
+use handloom_emulator::{Arch, Arg, Device, LaunchConfig, LaunchReport, Module, Options, TraceTarget, html};
 use serde_json::{Value as Json, json};
 
 use super::CommandResult;
@@ -19,7 +19,7 @@ use values::Value;
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  handloom emulate add.ptx --kernel vector_add --grid 4 --block 256 \\\n    \
-    --arg f32[1000]=zeros --arg f32[1000]=arange --arg f32[1000]=randn:1 --arg i32:1000 --print 0"
+    --arg f32[1000]=zeros --arg f32[1000]=arange --arg f32[1000]=randn:1 --arg 1000 --print 0"
 )]
 pub struct EmulateArgs {
     /// The PTX file
@@ -42,14 +42,15 @@ pub struct EmulateArgs {
     /// All blocks run at once and may wait for each other (grid.sync)
     #[arg(long)]
     cooperative: bool,
-    /// Architecture
-    #[arg(long, default_value = "sm_80")]
-    arch: String,
+    /// Architecture; the oldest one that runs the file if not given
+    #[arg(long)]
+    arch: Option<String>,
     /// Another option of the emulator, such as checks=none, schedule=random, seed=7; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// An argument of the kernel, in order: a scalar (u32:5, f32:0.5), a buffer (f32[64x32]=randn:1, =zeros, =ones,
-    /// =arange, =uniform:SEED, =fill:VALUE, =uninit) or a .npy file
+    /// An argument of the kernel, in order: a number (5, u32:5, f32:0.5), a buffer (f32[64x32]=randn:1, =zeros, =ones,
+    /// =arange, =uniform:SEED, =fill:VALUE, =uninit), the buffer of an earlier argument (@0, @0+BYTES) or a .npy file (a
+    /// buffer, or the bytes of a struct where the kernel takes one)
     #[arg(long = "arg", value_name = "VALUE")]
     args: Vec<String>,
     /// Write the buffer of an argument, by its number from 0, to a .npy file afterwards
@@ -99,9 +100,17 @@ fn trace_target(text: &str, limit: usize) -> Result<TraceTarget, String> {
     Ok(TraceTarget { block: at, warp, limit })
 }
 
-fn options(args: &EmulateArgs) -> Result<Options, Box<dyn std::error::Error>> {
+fn options(args: &EmulateArgs, target: &str) -> Result<Options, Box<dyn std::error::Error>> {
     let mut options = Options::default();
-    options.set("arch", &args.arch)?;
+    match (&args.arch, Arch::running(target)) {
+        (Some(name), _) => options.set("arch", name)?,
+        (None, Some(arch)) => options.arch = arch,
+        (None, None) => {
+            return Err(
+                format!("the file is for {target}; the emulator runs what {} run", Arch::names()).into()
+            );
+        }
+    }
     for pair in &args.set {
         let (key, value) = pair.split_once('=').ok_or(format!("--set {pair}: expected KEY=VALUE"))?;
         options.set(key, value)?;
@@ -144,7 +153,7 @@ pub fn run(args: EmulateArgs) -> CommandResult {
     let ptx = std::fs::read_to_string(&args.file).map_err(|e| format!("{}: {e}", args.file.display()))?;
     let module = Module::parse(&ptx).map_err(|e| format!("{}: {e}", args.file.display()))?;
     let kernel = choose(&module, args.kernel.as_deref())?;
-    let mut device = Device::new(options(&args)?);
+    let mut device = Device::new(options(&args, module.target())?);
     let loaded = device.load(&module)?;
     let (passed, buffers) = arguments(&mut device, &module, &kernel, &args.args)?;
     let outputs: Vec<(usize, PathBuf)> =
@@ -231,19 +240,37 @@ fn arguments(
     }
     let (mut passed, mut buffers) = (Vec::new(), Vec::new());
     for (i, (text, param)) in texts.iter().zip(params).enumerate() {
-        match values::parse(text)? {
+        let pointer = || match param.size {
+            8 => Ok(()),
+            _ => {
+                Err(format!("argument {i} ({} {}) is no pointer, `{text}` is a buffer", param.ty, param.name))
+            }
+        };
+        match values::parse(text, &param.ty)? {
             Value::Scalar(bytes) => {
                 passed.push(Arg(bytes));
                 buffers.push(None);
             }
-            Value::Buffer { array, written } => {
-                if param.size != 8 {
+            Value::Again { argument, offset } => {
+                pointer()?;
+                let before: Option<&Buffer> = buffers.get(argument).and_then(Option::as_ref);
+                let Some(before) = before else {
                     return Err(format!(
-                        "argument {i} ({} {}) is no pointer, `{text}` is a buffer",
-                        param.ty, param.name
+                        "argument {i} (`{text}`): argument {argument} is no buffer before it"
                     )
                     .into());
-                }
+                };
+                passed.push(Arg::from(before.address.wrapping_add(offset)));
+                buffers.push(None);
+            }
+            Value::Buffer { array, .. }
+                if param.ty.contains('[') && array.bytes.len() == param.size as usize =>
+            {
+                passed.push(Arg(array.bytes));
+                buffers.push(None);
+            }
+            Value::Buffer { array, written } => {
+                pointer()?;
                 let bytes = array.bytes.len();
                 let address = device.allocate(bytes as u64, &format!("argument {i} ({text})"))?;
                 if written {

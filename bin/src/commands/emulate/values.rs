@@ -55,8 +55,11 @@ impl Type {
         }
     }
 
+    /// The type called `name`; signed integers may be called as in PTX (`s32`).
     fn named(name: &str) -> Result<Type, String> {
-        let found = Type::ALL.into_iter().find(|t| t.name() == name);
+        let found = Type::ALL.into_iter().find(|t| {
+            t.name() == name || name.strip_prefix('s').is_some_and(|bits| t.name() == format!("i{bits}"))
+        });
         found.ok_or_else(|| {
             let known: Vec<&str> = Type::ALL.iter().map(|t| t.name()).collect();
             format!("unknown type `{name}`; known: {}", known.join(", "))
@@ -91,6 +94,17 @@ impl Type {
             Type::U32 => (v as u32).to_le_bytes().to_vec(),
             Type::U16 => (v as u16).to_le_bytes().to_vec(),
             Type::U8 => vec![v as u8],
+        }
+    }
+
+    /// The type of a number without one: the parameter's, in which `.b32` may hold either.
+    fn of_parameter(param: &str, number: &str) -> Result<Type, String> {
+        let float = number.parse::<f64>().is_ok() && number.parse::<i128>().is_err();
+        match param {
+            ".b16" if float => Ok(Type::F16),
+            ".b32" if float => Ok(Type::F32),
+            ".b64" if float => Ok(Type::F64),
+            _ => Type::named(&param.trim_start_matches('.').replace('b', "u")),
         }
     }
 
@@ -143,6 +157,8 @@ pub enum Value {
     Scalar(Vec<u8>),
     /// Global memory, whose address is passed; `written` is false for memory that nothing has written.
     Buffer { array: Array, written: bool },
+    /// The buffer of an argument before this one, `offset` bytes into it.
+    Again { argument: usize, offset: u64 },
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014).
@@ -208,12 +224,22 @@ fn generate(ty: Type, count: usize, how: &str) -> Result<Option<Vec<u8>>, String
     }))
 }
 
-/// Reads an argument: `u32:5`, `f32[64x32]=randn:1`, or a .npy file.
+/// `N` or `N+BYTES`, as it follows `@`.
+fn again(text: &str) -> Option<Value> {
+    let (argument, offset) = text.split_once('+').unwrap_or((text, "0"));
+    Some(Value::Again { argument: argument.parse().ok()?, offset: offset.parse().ok()? })
+}
+
+/// Reads an argument for a parameter of type `param` (`.u32`): `5`, `u32:5`, `f32[64x32]=randn:1`, `@0`, or a .npy file.
 ///
 /// # Errors
 /// A sentence that repeats the argument.
-pub fn parse(text: &str) -> Result<Value, String> {
+pub fn parse(text: &str, param: &str) -> Result<Value, String> {
     let fail = |what: String| format!("argument `{text}`: {what}");
+    if let Some(rest) = text.strip_prefix('@') {
+        return again(rest)
+            .ok_or_else(|| fail("expected @N or @N+BYTES, N being an argument's number".to_string()));
+    }
     if text.ends_with(".npy") {
         let path = text.strip_prefix("npy:").unwrap_or(text);
         let array = npy::read(Path::new(path)).map_err(|e| format!("argument {e}"))?;
@@ -236,11 +262,18 @@ pub fn parse(text: &str) -> Result<Value, String> {
         let bytes = made.unwrap_or_else(|| vec![0; count * ty.bytes()]);
         return Ok(Value::Buffer { array: Array { ty, shape, bytes }, written });
     }
-    let (ty, literal) = text.split_once(':').ok_or_else(|| {
-        fail("expected a scalar (u32:5), a buffer (f32[1024]=zeros) or a .npy file".to_string())
-    })?;
-    let ty = Type::named(ty).map_err(fail)?;
-    Ok(Value::Scalar(ty.literal(literal).map_err(fail)?))
+    if let Some((ty, literal)) = text.split_once(':') {
+        let ty = Type::named(ty).map_err(fail)?;
+        return Ok(Value::Scalar(ty.literal(literal).map_err(fail)?));
+    }
+    if text.parse::<f64>().is_err() && !text.starts_with("0x") {
+        return Err(fail(
+            "expected a number (5 or u32:5), a buffer (f32[1024]=zeros), @N or a .npy file".to_string(),
+        ));
+    }
+    let ty = Type::of_parameter(param, text)
+        .map_err(|_| fail(format!("the parameter is a {param}, no number")))?;
+    Ok(Value::Scalar(ty.literal(text).map_err(fail)?))
 }
 
 #[cfg(test)]
@@ -248,9 +281,9 @@ mod tests {
     use super::*;
 
     fn buffer(text: &str) -> Array {
-        match parse(text).unwrap() {
+        match parse(text, ".u64").unwrap() {
             Value::Buffer { array, .. } => array,
-            Value::Scalar(_) => panic!("{text} is a scalar"),
+            _ => panic!("{text} is no buffer"),
         }
     }
 
@@ -259,13 +292,38 @@ mod tests {
         for (text, bytes) in [
             ("u32:5", 5u32.to_le_bytes().to_vec()),
             ("i64:-3", (-3i64).to_le_bytes().to_vec()),
+            ("s16:-1", vec![0xff, 0xff]),
             ("u64:0xffff_ffff_ffff_ffff", u64::MAX.to_le_bytes().to_vec()),
             ("f32:0.5", 0.5f32.to_le_bytes().to_vec()),
             ("bf16:1", vec![0x80, 0x3f]),
             ("i8:-128", vec![0x80]),
         ] {
-            assert!(matches!(parse(text).unwrap(), Value::Scalar(b) if b == bytes), "{text}");
+            assert!(matches!(parse(text, ".b8").unwrap(), Value::Scalar(b) if b == bytes), "{text}");
         }
+    }
+
+    #[test]
+    fn a_bare_number_has_the_parameters_type() {
+        for (text, param, bytes) in [
+            ("-5", ".u32", None),
+            ("-5", ".s32", Some((-5i32).to_le_bytes().to_vec())),
+            ("5", ".f32", Some(5f32.to_le_bytes().to_vec())),
+            ("0.5", ".b32", Some(0.5f32.to_le_bytes().to_vec())),
+            ("5", ".b32", Some(5u32.to_le_bytes().to_vec())),
+            ("1e3", ".f64", Some(1e3f64.to_le_bytes().to_vec())),
+            ("0x10", ".u64", Some(16u64.to_le_bytes().to_vec())),
+            ("0.5", ".u32", None),
+            ("5", ".b8[40]", None),
+        ] {
+            let got = parse(text, param).ok().map(|v| if let Value::Scalar(b) = v { b } else { Vec::new() });
+            assert_eq!(got, bytes, "{text} for {param}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_can_be_passed_again() {
+        assert!(matches!(parse("@2", ".u64"), Ok(Value::Again { argument: 2, offset: 0 })));
+        assert!(matches!(parse("@0+128", ".u64"), Ok(Value::Again { argument: 0, offset: 128 })));
     }
 
     #[test]
@@ -286,7 +344,8 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, expected) in [
-            ("5", "expected a scalar"),
+            ("five", "expected a number"),
+            ("@x", "expected @N or @N+BYTES"),
             ("u33:5", "unknown type `u33`; known: f64"),
             ("u8:256", "out of range: u8 holds 0 to 255"),
             ("f32:x", "`x` is no f32"),
@@ -296,7 +355,7 @@ mod tests {
             ("f32[2]=randn:x", "the seed is no number"),
             ("missing.npy", "missing.npy: No such file"),
         ] {
-            let error = parse(text).map(|_| ()).unwrap_err();
+            let error = parse(text, ".u32").map(|_| ()).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }
