@@ -68,9 +68,9 @@ const fn exact(card: &'static str, sizes: &'static [usize]) -> Row {
 
 const TILES: &str = "a tile of out reads its rows of lhs and columns of rhs";
 const EPILOGUE: &str = "tiles; bias once a row";
-const PRE: &str = "tiles; bias once a row; the gradient's pre-activation, written always";
 const KV: &str = "k and v once per block of queries; lse";
 const KV_MASK: &str = "k, v and mask once per block of queries, the mask by each warp; lse";
+const BIAS: &str = "the same; a bias that is not f32 cast to it; for every sequence, in half precision by two loads a sector";
 const LOGITS: &str = "tiles; the f32 logits written and read";
 const LOGITS_BIAS: &str = "the same; bias once a row";
 
@@ -83,12 +83,7 @@ const ROWS: &[Row] = &[
     exact("sum", &[256, 768]),
     exact("mean", &[256, 768]),
     exact("cast", &[256 * 768]),
-    row(
-        "contiguous",
-        &[16, 16, 768],
-        |run| run.bytes(16 * 16 * 768) + SECTOR * (16 * 16 * 768) as f64,
-        "neighbours of out lie far apart in inp: a sector an element",
-    ),
+    exact("contiguous", &[16, 16, 768]),
     row("matmul_nn", &[256, 256, 192], |run| product(run, 1), TILES),
     row("matmul_nt", &[256, 256, 192], |run| product(run, 1), TILES),
     row("matmul_tn", &[256, 256, 192], |run| product(run, 1), TILES),
@@ -96,13 +91,27 @@ const ROWS: &[Row] = &[
     row("matmul_shared_rhs", &[1, 1, 256, 256, 192], |run| product(run, 1), TILES),
     row("linear_in_out", &[256, 256, 192], |run| product(run, 1), TILES),
     row("linear_in_out_bias", &[256, 256, 192], |run| product(run, 1) + bias(run), EPILOGUE),
-    row("linear_in_out_gelu", &[256, 256, 192], |run| product(run, 1) + bias(run) + out(run), PRE),
+    row("linear_in_out_gelu", &[256, 256, 192], |run| product(run, 1) + bias(run), EPILOGUE),
     row("linear_in_out_residual", &[256, 256, 192], |run| product(run, 1) + bias(run) + out(run), EPILOGUE),
     row("linear_out_in", &[256, 256, 192], |run| product(run, 1), TILES),
     row("linear_out_in_bias", &[256, 256, 192], |run| product(run, 1) + bias(run), EPILOGUE),
-    row("linear_out_in_gelu", &[256, 256, 192], |run| product(run, 1) + bias(run) + out(run), PRE),
+    row("linear_out_in_gelu", &[256, 256, 192], |run| product(run, 1) + bias(run), EPILOGUE),
     row("linear_out_in_residual", &[256, 256, 192], |run| product(run, 1) + bias(run) + out(run), EPILOGUE),
+    row("mlp_in_out_residual", MLP[0], |run| mlp(run) + run.bytes(256 * 192), EPILOGUE),
+    row("mlp_out_in", MLP[0], mlp, EPILOGUE),
     exact("softmax", &[256, 768]),
+    row(
+        "softmax_key_mask",
+        &[2, 128, 768],
+        |run| run.bytes(2 * 256 * 768) + (loads_a_sector(run) * 4 * 256 * 768) as f64,
+        "the mask of 4 bytes a key, read by every row, in half precision by two loads a sector",
+    ),
+    row(
+        "softmax_added_mask",
+        &[2, 128, 768],
+        |run| run.bytes(3 * 256 * 768),
+        "the mask read by every row, for each of the two sequences",
+    ),
     row(
         "layernorm",
         &[256, 768],
@@ -127,13 +136,37 @@ const ROWS: &[Row] = &[
         KV_MASK,
     ),
     row("attention_dropout", &[1, 256, 256, 2, 64], |run| attention(run, true), KV),
+    row(
+        "attention_bias",
+        &[2, 256, 256, 2, 64],
+        |run| attention(run, false) + mask(run, false) + head_bias(run, false),
+        BIAS,
+    ),
+    row(
+        "attention_bias_causal_dropout",
+        &[2, 256, 256, 2, 64],
+        |run| attention(run, true) + mask(run, true) + head_bias(run, true),
+        BIAS,
+    ),
     row("attention_cache", &[1, 256, 256, 2, 64], |run| attention(run, true), KV),
+    row(
+        "attention_cache_bias",
+        &[2, 256, 256, 2, 64],
+        |run| attention(run, true) + head_bias(run, true),
+        BIAS,
+    ),
     row("attention_packed", &[1, 256, 256, 2, 64], |run| attention(run, true), KV),
     row(
         "attention_packed_masked",
         &[1, 256, 256, 2, 64],
         |run| attention(run, false) + mask(run, false),
         KV_MASK,
+    ),
+    row(
+        "attention_packed_bias",
+        &[2, 256, 256, 2, 64],
+        |run| attention(run, false) + mask(run, false) + head_bias(run, false),
+        BIAS,
     ),
     row(
         "embedding",
@@ -215,6 +248,18 @@ fn bias(run: &Run) -> f64 {
     out(run) * (row / WARP_BYTES).min(1.0)
 }
 
+/// Sizes of the MLP (R, N, H, K), and those of its two products.
+const MLP: [&[usize]; 3] = [&[256, 192, 256, 192], &[256, 256, 192], &[256, 192, 256]];
+
+/// The two layers of an MLP, one after the other.
+fn mlp(run: &Run) -> f64 {
+    let layer = |sizes| {
+        let layer = Run { sizes, card: run.card, dtype: run.dtype, room: run.room };
+        product(&layer, 1) + bias(&layer)
+    };
+    layer(MLP[1]) + layer(MLP[2])
+}
+
 /// The product in f32, and one pass over it.
 fn logits(run: &Run) -> f64 {
     let [n, v, _] = mnk(run);
@@ -238,12 +283,24 @@ fn attention(run: &Run, causal: bool) -> f64 {
     run.bytes(b * nh * (2 * t + 2 * keys_seen(run, causal)) * hs) + (4 * b * nh * t) as f64
 }
 
-/// The mask (B, T) i32, by every warp of a block of queries. In f32 a lane reads its four neighbouring keys one after the other, and
-/// each time the warp touches every sector.
+/// The mask (B, T) i32, by every warp of a block of queries.
 fn mask(run: &Run, causal: bool) -> f64 {
     let [b, _, _, nh, _] = *run.sizes else { unreachable!("attention's cards have five sizes") };
-    let times = if run.dtype == DType::F32 { 8 * 4 } else { 4 };
+    let times = if run.dtype == DType::F32 { 8 } else { 4 };
     (4 * b * nh * times * keys_seen(run, causal)) as f64
+}
+
+/// The bias (NH, T, T), cast to f32 once; then what each query sees of it, to the end of its tile of 64 keys, for every sequence.
+fn head_bias(run: &Run, causal: bool) -> f64 {
+    let [b, t, _, nh, _] = *run.sizes else { unreachable!("attention's cards have five sizes") };
+    let seen = if causal { t * (t + 64) / 2 } else { t * t };
+    let cast = if run.dtype == DType::F32 { 0 } else { (2 + 4) * nh * t * t };
+    (cast + 4 * loads_a_sector(run) * b * nh * seen) as f64
+}
+
+/// Loads that meet in each sector of an array of 4 bytes an element, where a lane has eight halves or pairs of scores in a row.
+fn loads_a_sector(run: &Run) -> usize {
+    if run.dtype == DType::F32 { 1 } else { 2 }
 }
 
 /// The emulator's report, read launch by launch.
@@ -315,6 +372,7 @@ fn table(path: &Path) -> Vec<String> {
     let room = Room {
         multiprocessors: limits.multiprocessors as usize,
         shared_bytes: limits.shared_bytes_per_block,
+        wgmma: false,
     };
     let mut report = Report { path: path.to_owned(), read: 0 };
     let mut wrong = Vec::new();

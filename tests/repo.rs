@@ -98,8 +98,8 @@ fn commands_named_in_documents_exist() {
 
 #[test]
 fn every_op_has_a_card_and_a_cpu_kernel_where_it_needs_one() {
-    // What is no op of its own: the optimizer and the norm are tested apart, mod.rs is the list.
-    let apart = ["mod", "adamw", "norm"];
+    // The optimizer, the norm and generation's attention have no backward and are tested apart; mod.rs is the list.
+    let apart = ["mod", "adamw", "norm", "cached_attention"];
     for entry in fs::read_dir(root().join("engine/src/ops")).expect("engine/src/ops") {
         let path = entry.expect("a directory entry").path();
         let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a file name").to_owned();
@@ -111,4 +111,34 @@ fn every_op_has_a_card_and_a_cpu_kernel_where_it_needs_one() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), count, "two cards share a name");
+}
+
+/// The files under `dir` whose names end with `end`.
+fn sources(dir: &Path, end: &str) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).expect("a folder of sources") {
+            let path = entry.expect("a directory entry").path();
+            match path.is_dir() {
+                true => open.push(path),
+                false if path.to_string_lossy().ends_with(end) => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn one_module_names_the_cuda_binding() {
+    let allowed = root().join("kernels/src/device");
+    let mut named = 0;
+    for top in ["kernels/src", "engine/src", "model/src", "bin/src"] {
+        for path in sources(&root().join(top), ".rs") {
+            let names = fs::read_to_string(&path).expect("a source file").contains("cudarc");
+            assert!(!names || path.starts_with(&allowed), "{} names cudarc", path.display());
+            named += usize::from(names);
+        }
+    }
+    assert!(named > 3, "{named} files name cudarc: the check itself is broken");
 }

@@ -3,6 +3,7 @@
     python3 bench/gpu/report.py FOLDER
 """
 
+import csv
 import datetime
 import json
 import re
@@ -36,6 +37,55 @@ def one(path):
         return None
 
 
+def clocks(path):
+    """nvidia-smi's one device: what it said, by the names in its header."""
+    rows = list(csv.reader(path.read_text().splitlines(), skipinitialspace=True)) if path.exists() else []
+    return dict(zip(rows[0], rows[1])) if len(rows) > 1 else None
+
+
+def sanitizer(folder):
+    """Errors that each tool of compute-sanitizer counted."""
+    counted = {}
+    for path in sorted(folder.glob("sanitizer_*.out")):
+        text = path.read_text(errors="replace") + path.with_suffix(".err").read_text(errors="replace")
+        found = re.findall(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard", text)
+        counted[path.stem.removeprefix("sanitizer_")] = sum(int(a or b) for a, b in found) if found else None
+    return counted
+
+
+def slowest(path, count=3):
+    """Of ncu's raw page, a header, a row of units, a row for each launch: the kernels that took longest together, with their counters."""
+    text = path.read_text(errors="replace").splitlines() if path.exists() else []
+    start = next((i for i, line in enumerate(text) if line.startswith('"ID"')), None)
+    if start is None:
+        return []
+    header, units, *rows = csv.reader(text[start:])
+    unit = dict(zip(header, units)).get("gpu__time_duration.sum", "ns")
+    to_us = {"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "msecond": 1e3}.get(unit, 1.0)
+    kernels = {}
+    for row in rows:
+        row = dict(zip(header, row))
+        if "Kernel Name" not in row or not row.get("gpu__time_duration.sum"):
+            continue
+        number = {key: float(value.replace(",", "")) for key, value in row.items() if "__" in key and value}
+        kernel = kernels.setdefault(row["Kernel Name"], {"launches": 0, "time_us": 0.0})
+        time = number.pop("gpu__time_duration.sum") * to_us
+        kernel["launches"] += 1
+        kernel["time_us"] += time
+        for key, value in number.items():  # weighted by time
+            kernel[key] = kernel.get(key, 0.0) + value * time
+    for kernel in kernels.values():
+        for key in kernel.keys() - {"launches", "time_us"}:
+            kernel[key] /= kernel["time_us"]
+    longest = sorted(kernels.items(), key=lambda item: -item[1]["time_us"])
+    return [{"kernel": name, **counters} for name, counters in longest[:count]]
+
+
+def torch(folder, name):
+    """What torch did with the same work: of a run without Hopper's kernels, the run with them."""
+    return one(folder / f"torch_{name.removesuffix('_sm_80')}.out")
+
+
 def losses(run):
     return [step["loss"] for step in lines(run / "metrics.jsonl") if step.get("loss") is not None]
 
@@ -50,18 +100,19 @@ def main():
     kernels, whole = {}, {}
     for path in sorted(folder.glob("bench_*.out")):
         name = path.stem.removeprefix("bench_")
-        kernels[name] = {"handloom": one(path), "torch": one(folder / f"torch_{name}.out")}
+        kernels[name] = {"handloom": one(path), "torch": torch(folder, name)}
     for path in sorted(folder.glob("step_*.out")):
         name = path.stem.removeprefix("step_")
-        whole[name] = {"handloom": one(path), "torch": one(folder / f"torch_{name}.out")}
+        whole[name] = {"handloom": one(path), "torch": torch(folder, name)}
     parity = {path.name: losses(path) for path in sorted((folder / "runs").glob("train_*"))}
-    emulated = any(step.get("device") == "emulator" for step in selftest)
+    emulated = any(step.get("device") == "emulator" for step in selftest) or not (doctor.get("cuda") or {}).get("available")
     devices = (doctor.get("emulator" if emulated else "cuda") or {}).get("devices") or [{"name": "unknown"}]
     device = devices[0]["name"]
     date = datetime.date.today().isoformat()
     report = {
         "device": device, "date": date, "doctor": doctor, "steps": steps,
-        "nvidia_smi": (folder / "nvidia_smi.out").read_text() if (folder / "nvidia_smi.out").exists() else None,
+        "nvidia_smi": clocks(folder / "nvidia_smi.out"), "sanitizer": sanitizer(folder), "ncu": slowest(folder / "ncu.out"),
+        "generate": one(folder / "generate_textbook.out"),
         "selftest": {
             "cases": sum(card["cases"] for card in selftest), "failed": sum(card["failed"] for card in selftest),
             "failures": [line for card in selftest for line in card["failures"]],
@@ -86,6 +137,8 @@ def ratio(a, b):
 
 def markdown(report):
     out = [f"# {report['device']}, {report['date']}", ""]
+    if report["nvidia_smi"]:
+        out += [", ".join(f"{name} {value}" for name, value in report["nvidia_smi"].items()), ""]
     test = report["selftest"]
     out += [f"Self test: {test['cases']} cases, {test['failed']} failed.", ""]
     out += ["| step | status | seconds | |", "|---|---|---|---|"]
@@ -98,6 +151,9 @@ def markdown(report):
     if report["torch_parity"]:
         out += ["", f"Beside PyTorch, f32, largest difference of {len(report['torch_parity']['torch'])} losses: "
                 f"{report['torch_parity']['worst']:.2g}."]
+    if report["sanitizer"]:
+        counted = ", ".join(f"{tool} {'did not finish' if n is None else n}" for tool, n in report["sanitizer"].items())
+        out += ["", f"compute-sanitizer, errors of a run of two steps: {counted}."]
     out += ["", "## Kernels", "",
             "| kernel | sizes | forward ms | torch | torch / ours | backward ms | torch | torch / ours | GB/s | TFLOP/s |",
             "|---|---|---|---|---|---|---|---|---|---|"]
@@ -122,6 +178,18 @@ def markdown(report):
         out.append("| " + " | ".join([
             name, cell(number("ms_per_step"), 4), cell(number("tokens_per_s"), 6), cell(torch.get("tokens_per_s"), 6),
             cell(ratio(number("tokens_per_s"), torch.get("tokens_per_s")))]) + " |")
+    if report["generate"]:
+        rate = report["generate"].get("tokens_per_s", {}).get("median")
+        out += ["", f"Generation, textbook model, one sequence: {cell(rate, 5)} tokens/s."]
+    if report["ncu"]:
+        names = ["dram__throughput.avg.pct_of_peak_sustained_elapsed", "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+                 "sm__warps_active.avg.pct_of_peak_sustained_active", "launch__registers_per_thread"]
+        out += ["", "## The slowest kernels of a step of GPT-2, B=4 (ncu)", "",
+                "| kernel | launches | us together | memory % of peak | compute % of peak | active warps % | registers |",
+                "|---|---|---|---|---|---|---|"]
+        for kernel in report["ncu"]:
+            out.append("| " + " | ".join([kernel["kernel"], cell(kernel["launches"]), cell(kernel["time_us"], 4),
+                                          *(cell(kernel.get(name)) for name in names)]) + " |")
     return "\n".join(out) + "\n"
 
 

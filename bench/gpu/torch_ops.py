@@ -1,11 +1,14 @@
 """One op in PyTorch on the GPU, forward and backward, timed like `handloom bench op`: a CUDA graph over rotating inputs.
 
     python bench/gpu/torch_ops.py --op linear_in_out_bias --shape 16384x2304x768 --dtype bf16
+
+With --device cpu it runs on the CPU, by the clock and without a graph: to see that it runs.
 """
 
 import argparse
 import json
 import statistics
+import time
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +17,10 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 ROTATE_BYTES = 128e6  # more than twice the second-level cache of an H100
 
 
-def tensors(op, sizes, dtype):
+def tensors(op, sizes, dtype, device):
     """The inputs of one run: those that need gradients first in the tuple of leaves, ids apart."""
     def randn(*shape):
-        return torch.randn(*shape, device="cuda", dtype=dtype, requires_grad=True)
+        return torch.randn(*shape, device=device, dtype=dtype, requires_grad=True)
 
     if op.startswith("linear_in_out"):
         rows, outputs, k = sizes
@@ -51,17 +54,28 @@ def tensors(op, sizes, dtype):
         return (randn(*sizes),), lambda x: F.softmax(x, -1)
     if op == "cross_entropy":
         rows, vocab = sizes
-        targets = torch.randint(vocab, (rows,), device="cuda")
+        targets = torch.randint(vocab, (rows,), device=device)
         return (randn(rows, vocab),), lambda x: F.cross_entropy(x, targets)
     if op == "linear_cross_entropy":
         rows, vocab, cols = sizes
-        targets = torch.randint(vocab, (rows,), device="cuda")
+        targets = torch.randint(vocab, (rows,), device=device)
         return (randn(rows, cols), randn(vocab, cols)), lambda x, w: F.cross_entropy(F.linear(x, w), targets)
     if op == "embedding":
         rows, vocab, cols = sizes
-        ids = torch.randint(vocab, (rows,), device="cuda")
+        ids = torch.randint(vocab, (rows,), device=device)
         return (randn(vocab, cols),), lambda w: F.embedding(ids, w)
     raise SystemExit(f"torch_ops: no counterpart of {op}")
+
+
+def clock_seconds(runs, sets, f):
+    """Median seconds of f over one set, by the host's clock."""
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        for one in sets:
+            f(one)
+        times.append((time.perf_counter() - start) / len(sets))
+    return statistics.median(times[1:])
 
 
 def graph_seconds(runs, sets, f):
@@ -93,15 +107,16 @@ def main():
     parser.add_argument("--shape", required=True)
     parser.add_argument("--dtype", choices=list(DTYPES), default="bf16")
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     args = parser.parse_args()
     sizes = [int(n) for n in args.shape.split("x")]
     dtype = DTYPES[args.dtype]
     torch.manual_seed(1)
     torch.backends.cuda.matmul.allow_tf32 = False
-    leaves, f = tensors(args.op, sizes, dtype)
+    leaves, f = tensors(args.op, sizes, dtype, args.device)
     each = sum(x.numel() * x.element_size() for x in leaves)
-    count = max(2, min(16, int(ROTATE_BYTES / each) + 1))
-    sets = [leaves] + [tensors(args.op, sizes, dtype)[0] for _ in range(count - 1)]
+    count = max(2, min(16, int(ROTATE_BYTES / each) + 1)) if args.device == "cuda" else 2
+    sets = [leaves] + [tensors(args.op, sizes, dtype, args.device)[0] for _ in range(count - 1)]
 
     def forward(x):
         return f(*x)
@@ -110,12 +125,12 @@ def main():
         out = f(*x)
         torch.autograd.grad(out, x, torch.ones_like(out))
 
-    forward_s = graph_seconds(args.runs, sets, forward)
-    both_s = graph_seconds(args.runs, sets, both)
+    seconds = graph_seconds if args.device == "cuda" else clock_seconds
+    forward_s, both_s = seconds(args.runs, sets, forward), seconds(args.runs, sets, both)
     print(json.dumps({
         "bench": "op", "engine": "torch", "op": args.op, "sizes": sizes, "dtype": args.dtype,
         "forward_ms": forward_s * 1e3, "backward_ms": (both_s - forward_s) * 1e3,
-        "torch": torch.__version__, "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__, "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
     }))
 
 

@@ -2,12 +2,14 @@
 
     python bench/gpu/torch_step.py --model gpt2 --batch 64
 
-Prints one JSON object. The model is transformers' GPT-2 where it is installed, else the same layers written out here.
+Prints one JSON object. The model is GPT-2's layers written out here. With --device cpu it runs on the CPU, by the clock and not
+compiled: to see that it runs.
 """
 
 import argparse
 import json
 import statistics
+import time
 
 import torch
 import torch.nn as nn
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 SIZES = {  # layers, width, heads, context, vocabulary
     "gpt2": (12, 768, 12, 1024, 50304),
     "textbook": (4, 256, 4, 128, 50257),
+    "tiny": (2, 64, 2, 32, 97),
 }
 
 
@@ -50,7 +53,27 @@ class Gpt2(nn.Module):
         for block in self.blocks:
             x = block(x)
         logits = F.linear(self.ln_f(x), self.wte.weight)
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.view(-1))
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.reshape(-1))
+
+
+class Watch:
+    """Milliseconds of a stretch of work: by events on a GPU, else by the clock."""
+
+    def __init__(self, device):
+        self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device == "cuda" else None
+
+    def __enter__(self):
+        if self.events:
+            self.events[0].record()
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_):
+        self.ms = (time.perf_counter() - self.start) * 1e3
+        if self.events:
+            self.events[1].record()
+            self.events[1].synchronize()
+            self.ms = self.events[0].elapsed_time(self.events[1])
 
 
 def main():
@@ -60,34 +83,33 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     args = parser.parse_args()
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high")
     layers, width, heads, context, vocab = SIZES[args.model]
-    model = Gpt2(layers, width, heads, context, vocab).cuda()
+    model = Gpt2(layers, width, heads, context, vocab).to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    args.eager |= args.device == "cpu"
     run = model if args.eager else torch.compile(model, dynamic=False)
-    ids = torch.randint(vocab, (args.batch, context + 1), device="cuda")
+    ids = torch.randint(vocab, (args.batch, context + 1), device=args.device)
     times = []
     for step in range(args.warmup + args.steps):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = run(ids[:, :-1], ids[:, 1:])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        end.record()
-        end.synchronize()
+        with Watch(args.device) as watch:
+            with torch.autocast(args.device, dtype=torch.bfloat16):
+                loss = run(ids[:, :-1], ids[:, 1:])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if step >= args.warmup:
-            times.append(start.elapsed_time(end))
+            times.append(watch.ms)
     ms = statistics.median(times)
     print(json.dumps({
         "bench": "train", "engine": "torch", "mode": "eager" if args.eager else "compile", "model": args.model,
         "batch": args.batch, "block": context, "ms_per_step": ms, "tokens_per_s": args.batch * context / ms * 1e3,
-        "peak_bytes": torch.cuda.max_memory_allocated(), "loss": loss.item(), "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(),
+        "peak_bytes": torch.cuda.max_memory_allocated() if args.device == "cuda" else None, "loss": loss.item(), "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
     }))
 
 

@@ -128,7 +128,8 @@ fn embeddings_are_sorted_and_added_in_order() {
             let table = normal(v * c, 0.0, dtype, &mut reader(3));
             let table_d = Guarded::input(&table, dtype, 0);
             let mut out = Guarded::output(n * c, dtype, 0);
-            embedding::forward(gpu(), out.slice_mut(), ids_d.slice(), table_d.slice(), v, c).unwrap();
+            embedding::forward(gpu(), "embedding", out.slice_mut(), ids_d.slice(), table_d.slice(), v, c)
+                .unwrap();
             let out = out.read("embedding");
             for i in 0..n {
                 match rows(i) {

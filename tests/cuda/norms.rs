@@ -205,7 +205,16 @@ fn softmax_of_every_shape() {
             let before = normal(rows * cols, 0.0, dtype, &mut draw);
             let x_d = Guarded::input(&x, dtype, shift);
             let mut out = Guarded::output(rows * cols, dtype, shift);
-            softmax::forward(gpu(), out.slice_mut(), x_d.slice(), rows, cols, SCALE as f32).unwrap();
+            softmax::forward(
+                gpu(),
+                out.slice_mut(),
+                x_d.slice(),
+                softmax::Mask::None,
+                rows,
+                cols,
+                SCALE as f32,
+            )
+            .unwrap();
             let got = out.read(&what);
             let want: Vec<f64> = x
                 .chunks(cols)
@@ -253,7 +262,7 @@ fn a_row_of_minus_infinity_gives_zeros() {
     for (cols, shift) in [(8, 0), (7, 1)] {
         let x = Guarded::input(&vec![f64::NEG_INFINITY; cols], DType::F32, shift);
         let mut out = Guarded::output(cols, DType::F32, shift);
-        softmax::forward(gpu(), out.slice_mut(), x.slice(), 1, cols, 1.0).unwrap();
+        softmax::forward(gpu(), out.slice_mut(), x.slice(), softmax::Mask::None, 1, cols, 1.0).unwrap();
         assert_eq!(out.read("softmax"), vec![0.0; cols]);
     }
 }

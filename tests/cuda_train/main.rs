@@ -2,6 +2,9 @@
 //!
 //! In a process of its own: whatever else ran on the device would become part of what is captured.
 
+mod calls;
+mod generate;
+mod ids;
 mod masked;
 mod memory;
 mod resume;

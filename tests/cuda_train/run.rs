@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use handloom_engine::device::{Cuda, Device};
 use handloom_engine::philox::Stream;
 use handloom_model::config::RunConfig;
+use handloom_model::error::Result;
 use handloom_model::gpt2::Gpt2;
 use handloom_model::model::LanguageModel;
 use handloom_model::objective::Batch;
@@ -100,13 +101,24 @@ impl Run {
 
     /// As [`Run::step`], without waiting: the figures of the step before.
     pub fn step_late(&mut self, batches: Vec<Batch>) -> Option<StepMetrics> {
+        self.try_step(batches).unwrap()
+    }
+
+    /// As [`Run::step_late`], with its error.
+    pub fn try_step(&mut self, batches: Vec<Batch>) -> Result<Option<StepMetrics>> {
         let step = self.device_step.as_mut().expect("only a GPU is late");
-        step.step(&mut *self.model, &mut self.moments, &mut self.state, &self.config, batches).unwrap()
+        step.step(&mut *self.model, &mut self.moments, &mut self.state, &self.config, batches)
     }
 
     pub fn finish(&mut self) -> Option<StepMetrics> {
         let step = self.device_step.as_mut().expect("only a GPU is late");
         step.finish(&*self.model, &mut self.state, &self.config).unwrap()
+    }
+
+    /// Bytes that a step will take.
+    pub fn plan(&mut self) -> usize {
+        let step = self.device_step.as_mut().expect("only a GPU's memory is planned");
+        step.plan(&*self.model, &self.config).unwrap()
     }
 
     /// All values, masters and moments.

@@ -14,7 +14,7 @@ use handloom_engine::ops::layernorm::{layernorm, residual_layernorm};
 use handloom_engine::ops::linear_cross_entropy::linear_cross_entropy;
 use handloom_engine::ops::matmul::{Epilogue, WeightLayout, linear, matmul};
 use handloom_engine::ops::reduce::{mean, sum};
-use handloom_engine::ops::softmax::softmax;
+use handloom_engine::ops::softmax::{Mask, softmax, softmax_masked};
 use handloom_engine::ops::view::{narrow, reshape, transpose};
 use handloom_engine::philox::Stream;
 use handloom_engine::tensor::Tensor;
@@ -136,6 +136,14 @@ fn activations_and_norms() {
     says(gelu(&ids(&[1]), Gelu::Tanh), "gelu: inp has dtype i32, expected f32, f16 or bf16");
     says(softmax(&ids(&[1]), 1.0), "softmax: inp has dtype i32, expected f32, f16 or bf16");
     says(softmax(&zeros(&[]), 1.0), "softmax: inp must have at least 1 dimension, got a scalar");
+    let (x, mask) = (zeros(&[2, 3, 4]), zeros(&[2, 3, 5]));
+    says(
+        softmax_masked(&x, 1.0, Mask::Added(&mask)),
+        "softmax: mask [2, 3, 5] does not fit inp [2, 3, 4]; expected the same sizes, 1 or nothing in leading dimensions, 1 in those \
+         right before the last",
+    );
+    says(softmax_masked(&x, 1.0, Mask::Keys(&x)), "softmax: mask has dtype f32, expected i32");
+    says(softmax_masked(&x, 1.0, Mask::Added(&ids(&[4]))), "softmax: mask has dtype i32, expected f32");
     let (three, four) = (zeros(&[3]), zeros(&[4]));
     says(layernorm(&zeros(&[2, 3]), &four, &three, 1e-5), "layernorm: weight is [4], inp [2, 3] needs [3]");
     says(layernorm(&zeros(&[2, 3]), &three, &four, 1e-5), "layernorm: bias is [4], inp [2, 3] needs [3]");
@@ -216,6 +224,13 @@ fn attentions() {
     let masked = |mask: Tensor| Attention { key_mask: Some(mask), ..Attention::default() };
     says(attention(&x, &x, &x, &masked(zeros(&[2, 4]))), "attention: key_mask is [2, 4], expected [2, 3]");
     says(attention(&x, &x, &x, &masked(zeros(&[2, 3]))), "attention: key_mask has dtype f32, expected i32");
+    let biased = |bias: Tensor| Attention { bias: Some(bias), ..Attention::default() };
+    for shape in [&[2, 3, 4][..], &[2, 2, 3, 3], &[3, 3]] {
+        let message =
+            format!("attention: bias is {shape:?}, expected [2, 3, 3] (NH, Tq, Tk), or 1 before that");
+        says(attention(&x, &x, &x, &biased(zeros(shape))), &message);
+    }
+    says(attention(&x, &x, &x, &biased(half(&[2, 3, 3]))), "attention: bias has dtype bf16, expected f32");
     says(
         attention_packed(&zeros(&[2, 3, 8]), 2, &plain),
         "attention_packed: qkv [2, 3, 8] does not hold q, k and v of 2 heads",
