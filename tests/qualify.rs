@@ -178,7 +178,13 @@ fn a_machine_without_a_gpu_is_told_so_at_once() {
     let steps = steps(dir.path());
     assert_eq!(steps.len(), 2, "{steps:?}");
     assert_eq!(steps[1]["detail"], "CUDA is not available: no NVIDIA driver");
+    // What a folder holds already is not mixed with another run.
+    let done = qualify(dir.path(), &[("handloom", none)], &[]);
+    assert_eq!(done.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(said.contains("already holds a run; choose another --out"), "{said}");
     // The emulated driver in the library path is no GPU.
+    fs::remove_dir_all(dir.path().join("out")).unwrap();
     let emulated = r#"echo '{"cuda":{"available":true,"devices":[{"name":"Handloom emulated GPU (sm_80)"}]},"emulator":{}}'"#;
     let done = qualify(dir.path(), &[("handloom", emulated)], &[]);
     assert_eq!(done.status.code(), Some(1));

@@ -24,6 +24,7 @@ while [ $# -gt 0 ]; do
 done
 [ -x "$binary" ] || { echo "qualify: no release binary at $binary; build it with: cargo build --release" >&2; exit 2; }
 out=${out:-"$root/runs/qualify-$(date +%Y%m%d-%H%M%S)"}
+[ ! -e "$out/steps.jsonl" ] || { echo "qualify: $out already holds a run; choose another --out" >&2; exit 2; }
 mkdir -p "$out"
 deadline=$(($(date +%s) + minutes * 60))
 steps="$out/steps.jsonl"
