@@ -189,3 +189,39 @@ fn a_machine_without_a_gpu_is_told_so_at_once() {
     let done = qualify(dir.path(), &[("handloom", emulated)], &[]);
     assert_eq!(done.status.code(), Some(1));
 }
+
+/// Hopper's kernels are tried before all else, and measured beside the others; should they fail, the rest goes on without them.
+#[test]
+fn what_hopper_alone_has_is_tried_first_and_can_be_left_out() {
+    if !has("bash") {
+        println!("not run: no bash");
+        return;
+    }
+    for works in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        without_torch(dir.path());
+        let h100 = HANDLOOM
+            .replace(r#""devices":[{"#, r#""devices":[{"compute_capability":"9.0","#)
+            .replace(r#""op":"'$3'""#, r#""op":"'$3'","kernels":"'$HANDLOOM_KERNELS'""#)
+            .replace("case", &format!("[ \"$2\" = matmul_tiles ] && {{ {works}; exit; }}\ncase"));
+        qualify(dir.path(), &[("handloom", &h100)], &["--minutes", "5"]);
+        let steps = steps(dir.path());
+        let status = |name: &str| {
+            steps.iter().find(|s| s["step"] == name).map(|s| s["status"].as_str().unwrap().to_string())
+        };
+        assert_eq!(steps[2]["step"], "selftest_hopper", "{steps:?}");
+        assert_eq!(status("selftest_hopper").unwrap(), if works { "ok" } else { "failed" });
+        assert_eq!(status("bench_linear_fc_sm_80").is_some(), works);
+        assert_eq!(status("step_gpt2_b64_sm_80").is_some(), works);
+        assert_eq!(status("bench_matmul_4096_f32_sm_80"), None);
+        let kernels = |name: &str| {
+            let text = fs::read_to_string(dir.path().join(format!("out/{name}.out"))).unwrap();
+            let line: Value = serde_json::from_str(&text).unwrap();
+            line["kernels"].as_str().unwrap().to_string()
+        };
+        assert_eq!(kernels("bench_linear_fc"), if works { "" } else { "sm_80" });
+        if works {
+            assert_eq!(kernels("bench_linear_fc_sm_80"), "sm_80");
+        }
+    }
+}
