@@ -82,6 +82,12 @@ const SM_90A: Arch = Arch {
     ..SM_80
 };
 
+/// The number of a target: 80 of `sm_80`, 90 of `sm_90a`.
+pub(crate) fn number_of(target: &str) -> Option<u32> {
+    let digits: String = target.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
 impl Arch {
     /// The architecture called `name`, if the emulator has it.
     pub fn named(name: &str) -> Option<&'static Arch> {
@@ -95,10 +101,9 @@ impl Arch {
 
     /// Whether PTX made for `target` runs: one that is not newer, and of those with a suffix, such as `sm_90a`, only this one.
     pub fn runs(&self, target: &str) -> bool {
-        let digits: String = target.chars().filter(char::is_ascii_digit).collect();
         match target.ends_with(['a', 'f']) {
             true => target == self.name,
-            false => digits.parse().is_ok_and(|number: u32| number <= self.number()),
+            false => number_of(target).is_some_and(|number| number <= self.number()),
         }
     }
 

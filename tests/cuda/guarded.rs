@@ -1,11 +1,11 @@
 //! Device arrays between guard bytes, for calling launchers directly.
 
-use half::{bf16, f16};
 use handloom_engine::check::oracle::round;
 use handloom_engine::device::{Device, Gpu};
 use handloom_engine::dtype::DType;
 use handloom_engine::philox::{Reader, Stream};
 use handloom_kernels::arena::Buffer;
+use handloom_kernels::check::reference::{bytes, values};
 use handloom_kernels::slice::{Slice, SliceMut};
 
 /// Elements before and after an array.
@@ -31,26 +31,6 @@ pub fn normal(count: usize, mean: f64, dtype: DType, reader: &mut Reader) -> Vec
     (0..count).map(|_| round(mean + reader.normal(), dtype)).collect()
 }
 
-fn bytes_of(values: &[f64], dtype: DType) -> Vec<u8> {
-    match dtype {
-        DType::F32 => values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|x| f16::from_f64(*x).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|x| bf16::from_f64(*x).to_le_bytes()).collect(),
-        DType::I32 => values.iter().flat_map(|x| (*x as i32).to_le_bytes()).collect(),
-    }
-}
-
-fn values_of(bytes: &[u8], dtype: DType) -> Vec<f64> {
-    let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    let fours = || bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
-    match dtype {
-        DType::F32 => fours().map(|b| f32::from_le_bytes(b) as f64).collect(),
-        DType::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f64()).collect(),
-        DType::BF16 => pairs().map(|b| bf16::from_le_bytes(b).to_f64()).collect(),
-        DType::I32 => fours().map(|b| i32::from_le_bytes(b) as f64).collect(),
-    }
-}
-
 /// An array that starts `shift` elements past a multiple of 16 bytes, between guards.
 pub struct Guarded {
     buffer: Buffer,
@@ -71,7 +51,7 @@ impl Guarded {
     /// Holding these values, which `dtype` must hold exactly.
     pub fn input(values: &[f64], dtype: DType, shift: usize) -> Self {
         let mut array = Guarded::output(values.len(), dtype, shift);
-        gpu().upload(array.slice_mut(), &bytes_of(values, dtype)).expect("upload");
+        gpu().upload(array.slice_mut(), &bytes(values, dtype.elem())).expect("upload");
         array
     }
 
@@ -93,6 +73,6 @@ impl Guarded {
         let broken = |bytes: &[u8]| bytes.iter().position(|byte| *byte != POISON);
         assert_eq!(broken(&bytes[..start]), None, "{what}: written before its start");
         assert_eq!(broken(&bytes[end..]), None, "{what}: written past its end");
-        values_of(&bytes[start..end], self.dtype)
+        values(&bytes[start..end], self.dtype.elem())
     }
 }

@@ -6,6 +6,7 @@ mod operands;
 
 use std::collections::HashMap;
 
+use crate::arch::number_of;
 use crate::code::*;
 use crate::error::{Error, Result};
 use crate::exec::lanes::{LaneFn, Level, level};
@@ -393,8 +394,7 @@ impl<'k, 'a> Builder<'k, 'a> {
 
     /// The number of the module's target: 80 of `sm_80`.
     pub fn target(&self) -> u32 {
-        let digits: String = self.kernel.ast.target.chars().filter(char::is_ascii_digit).collect();
-        digits.parse().unwrap_or(0)
+        number_of(&self.kernel.ast.target).unwrap_or(0)
     }
 
     /// Refuses forms that the module's target or its PTX version do not have.

@@ -5,16 +5,11 @@ use crate::dtype::DType;
 use crate::philox::Reader;
 use crate::tensor::Tensor;
 use half::{bf16, f16};
+use handloom_kernels::check::reference;
 
-/// The nearest value of `dtype` (by way of f32), by the `half` crate rather than by the engine's own conversions. Not its
-/// `from_f64`, which looks at the upper 32 bits only and so takes values just above a tie for ties.
+/// The nearest value of `dtype`, by the `half` crate rather than by the engine's own conversions.
 pub fn round(value: f64, dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => value as f32 as f64,
-        DType::F16 => f16::from_f32(value as f32).to_f64(),
-        DType::BF16 => bf16::from_f32(value as f32).to_f64(),
-        DType::I32 => value,
-    }
+    reference::round(value, dtype.elem())
 }
 
 /// Smallest positive value of `dtype`: rounding is never finer than half of it.

@@ -21,7 +21,8 @@ impl Random {
     }
 }
 
-/// The nearest value of the dtype.
+/// The nearest value of the dtype (by way of f32). Not by `half`'s `from_f64`, which looks at the upper 32 bits only and so takes values just
+/// above a tie for ties.
 pub fn round(x: f64, elem: Elem) -> f64 {
     match elem {
         Elem::F32 => x as f32 as f64,
@@ -41,7 +42,7 @@ pub fn bytes(values: &[f64], elem: Elem) -> Vec<u8> {
         Elem::F32 => values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
         Elem::F16 => values.iter().flat_map(|x| f16::from_f32(*x as f32).to_le_bytes()).collect(),
         Elem::BF16 => values.iter().flat_map(|x| bf16::from_f32(*x as f32).to_le_bytes()).collect(),
-        Elem::I32 => unreachable!("no check has integers"),
+        Elem::I32 => values.iter().flat_map(|x| (*x as i32).to_le_bytes()).collect(),
     }
 }
 
@@ -54,7 +55,10 @@ pub fn values(bytes: &[u8], elem: Elem) -> Vec<f64> {
             .collect(),
         Elem::F16 => bytes.chunks(2).map(|pair| f16::from_le_bytes(half(pair)).to_f64()).collect(),
         Elem::BF16 => bytes.chunks(2).map(|pair| bf16::from_le_bytes(half(pair)).to_f64()).collect(),
-        Elem::I32 => unreachable!("no check has integers"),
+        Elem::I32 => bytes
+            .chunks(4)
+            .map(|word| i32::from_le_bytes([word[0], word[1], word[2], word[3]]) as f64)
+            .collect(),
     }
 }
 
