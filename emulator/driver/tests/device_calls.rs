@@ -124,8 +124,15 @@ fn heap(kind: u32) -> (sys::CUresult, [i32; 40]) {
     }
 }
 
+/// One test at a time: what one does to the device's primary context, its errors and its reset, the other would see.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 #[test]
 fn blocks_of_malloc_belong_to_their_thread_and_wrong_use_is_found() {
+    let _alone = alone();
     let (code, words) = heap(0);
     assert_eq!(code, E::CUDA_SUCCESS);
     assert_eq!(words, std::array::from_fn(|i| i as i32));
@@ -138,6 +145,7 @@ fn blocks_of_malloc_belong_to_their_thread_and_wrong_use_is_found() {
 
 #[test]
 fn the_grids_barrier_is_the_emulators_own() {
+    let _alone = alone();
     let context = common::context();
     let stream = context.new_stream().unwrap();
     // SAFETY: the API's calls, with pointers to live values and parameters that are the kernel's.
